@@ -1,0 +1,193 @@
+"""params.yaml as typed, validated settings: one class a section, one field a key."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from vae.errors import InputError
+
+DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "digits"]
+Binarization = Literal["dynamic", "static", "threshold", "none"]
+Device = Literal["auto", "cpu", "cuda"]
+
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def _read_exponent(value: Any) -> Any:
+    # DVC writes 0.00001 as 1e-05, which YAML 1.1 (no dot in it) calls a string.
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_read_exponent)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_read_exponent)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """One section of params.yaml: read-only, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Download(Section):
+    """Where the images come from."""
+
+    dataset: DatasetName
+    mirrors: list[Annotated[str, Field(pattern=r"^(https?|file)://|^/|^\.")]]
+
+
+class Prepare(Section):
+    """How images become the tensors that the model sees."""
+
+    validation_size: Annotated[int, Field(ge=0)]
+    binarization: Binarization
+    seed: Seed
+
+
+class Model(Section):
+    """The networks and the latent space."""
+
+    latent_dim: Count
+    encoder_widths: list[Count]
+    decoder_widths: list[Count]
+    activation: Literal["silu", "relu", "tanh", "softplus", "gelu"]
+
+
+class Train(Section):
+    """How the parameters are learned."""
+
+    device: Device
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    schedule: Literal["one_cycle", "cosine", "constant"]
+    kl_warmup_epochs: Annotated[int, Field(ge=0)]
+    gradient_clip: NonNegative
+    ema_decay: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_read_exponent)]
+    patience: Annotated[int, Field(ge=0)]
+    precision: Literal["float32", "tf32", "bfloat16"]
+    step: Literal["auto", "eager", "graph"]
+    checkpoint_every: Count
+    keep_checkpoint: bool
+    snapshot_epochs: list[Count]
+    seed: Seed
+
+
+class Evaluate(Section):
+    """How the test set is judged."""
+
+    importance_samples: Count
+    seed: Seed
+
+
+class Embed(Section):
+    """The latent space in two dimensions."""
+
+    method: Literal["tsne", "pca"]
+    images: Annotated[int, Field(ge=10)]
+    perplexity: Positive
+    seed: Seed
+
+
+class Plot(Section):
+    """The pictures."""
+
+    dpi: Annotated[int, Field(ge=50, le=600)]
+    samples: Count
+    seed: Seed
+
+
+class Settings(Section):
+    """The whole of params.yaml."""
+
+    download: Download
+    prepare: Prepare
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    embed: Embed
+    plot: Plot
+
+
+def load_settings(path: str | Path = "params.yaml") -> Settings:
+    """Read and validate a settings file.
+
+    Raises:
+        InputError: the file is missing or no YAML, or a key is unknown, missing, of the wrong
+            type or out of range; the message names each such key, its value and what is allowed.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run from the project's root") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
+    return parse_settings(values, str(path))
+
+
+def parse_settings(values: Any, source: str) -> Settings:
+    """Validate settings that were already read; `source` names their origin in messages."""
+    if not isinstance(values, dict):
+        sections = ", ".join(Settings.model_fields)
+        raise InputError(f"{source}: got {values!r:.60}, allowed: the sections {sections}")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        lines = [_complaint(detail) for detail in error.errors(include_url=False)]
+        raise InputError("\n".join(f"{source}: {line}" for line in lines)) from error
+
+
+def _complaint(detail: Any) -> str:
+    *parents, last = detail["loc"]
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] in ("extra_forbidden", "invalid_key"):
+        known = list(_schema_at(parents)["properties"])
+        close = difflib.get_close_matches(str(last), known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{key}: unknown key, got {detail['input']!r:.60}; {hint}allowed: {', '.join(known)}"
+    allowed = _describe(_schema_at(detail["loc"]))
+    if detail["type"] == "missing":
+        return f"{key}: missing, allowed: {allowed}"
+    return f"{key}: got {detail['input']!r:.60}, allowed: {allowed}"
+
+
+_SCHEMA = Settings.model_json_schema()
+
+
+def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
+    reference = schema.get("$ref")
+    return _SCHEMA["$defs"][reference.rsplit("/", 1)[1]] if reference else schema
+
+
+def _schema_at(location: Any) -> dict[str, Any]:
+    schema = _SCHEMA
+    for part in location:
+        schema = _resolve(schema["properties"][part] if "properties" in schema else schema["items"])
+    return schema
+
+
+def _describe(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    if "properties" in schema:
+        return "a section with the keys " + ", ".join(schema["properties"])
+    if schema["type"] == "array":
+        return f"a list, each item {_describe(_resolve(schema['items']))}"
+    if schema["type"] == "string":
+        return "a URL (http, https, file) or a path that starts with / or ."
+    if schema["type"] == "boolean":
+        return "true or false"
+    words = "a whole number" if schema["type"] == "integer" else "a number"
+    limits = {
+        "minimum": "at least",
+        "exclusiveMinimum": "greater than",
+        "maximum": "at most",
+        "exclusiveMaximum": "less than",
+    }
+    bounds = [f"{text} {schema[key]:.10g}" for key, text in limits.items() if key in schema]
+    return " ".join([words, " and ".join(bounds)]).strip()

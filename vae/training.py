@@ -1,0 +1,255 @@
+"""The training loop: epochs of captured or eager steps, validation, the best epoch, exact resumption."""
+
+import math
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vae import checkpoint
+from vae.errors import InputError, Interrupted, WorkError
+from vae.model import VAE
+from vae.objectives import elbo_terms
+from vae.settings import Train
+from vae.step import Step, learning_rates, pixels
+
+_VALIDATION_BATCH = 1000
+
+
+@dataclass
+class Progress:
+    """What a run has come to besides the tensors of its step; part of every checkpoint.
+
+    `epoch` counts finished epochs and `batch` the finished steps of the next one; `best` holds the best epoch's
+    weights; `snapshots` maps an epoch to the showcase's mean reconstructions after it, float32 (m, height, width).
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    snapshots: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What training sees: uint8 images of shape (n, height, width), 255 standing for 1.
+
+    `draw` tells whether each mini-batch draws its pixels afresh from `train`'s intensities; `validation` may be
+    None; `showcase` holds the few images whose reconstructions are kept after chosen epochs.
+    """
+
+    train: Tensor
+    validation: Tensor | None
+    showcase: Tensor
+    draw: bool
+
+
+def initialize(model: VAE, images: Tensor) -> None:
+    """Set the decoder's output bias so that training starts at the mean training image; images uint8 (n, h, w)."""
+    mean = images.float().mean(dim=0) / 255
+    with torch.no_grad():
+        model.decoder.output.bias.copy_(model.likelihood.initial_output(mean).flatten())
+
+
+def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = None) -> Progress:
+    """Train `model` in place, on the device that it is on, and leave the best epoch's weights in it.
+
+    Without a validation split the best epoch is the last one. With a folder for `checkpoints` a state found there
+    is taken up, and the run ends with the same bytes as one that was never interrupted.
+
+    Raises:
+        WorkError: the loss is not finite; the message names epoch and step.
+        Interrupted: SIGINT or SIGTERM came; the state was saved first.
+    """
+    device = next(model.parameters()).device
+    if settings.step == "graph" and device.type != "cuda":
+        raise InputError(f"params.yaml: train.step: got 'graph', allowed on {device.type}: auto, eager")
+    with _matrix_precision(settings), _signals() as received:
+        step = Step(model, data.train.to(device), data.draw, settings)
+        progress = _take_up(step, settings, checkpoints) or Progress()
+        sizes = [settings.batch_size] * (len(data.train) // settings.batch_size)
+        sizes += [rest] if (rest := len(data.train) % settings.batch_size) else []
+        bar = tqdm(
+            total=settings.epochs * len(sizes),
+            initial=progress.epoch * len(sizes) + progress.batch,
+            unit="step",
+            disable=None,
+            dynamic_ncols=True,
+        )
+        while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
+            if progress.batch == 0:
+                step.begin_epoch()
+            for size in sizes[progress.batch :]:
+                step(size)
+                progress.batch += 1
+                bar.update()
+                if received:
+                    _stop(step, progress, checkpoints, received[0])
+            _finish_epoch(step, progress, data, settings, len(sizes))
+            _report(bar, progress, settings)
+            if checkpoints and progress.epoch % settings.checkpoint_every == 0:
+                _save(step, progress, checkpoints)
+        bar.close()
+        if checkpoints and settings.keep_checkpoint:
+            _save(step, progress, checkpoints)
+        _load_best(step, progress)
+        _take_last_snapshot(model, progress, data, settings)
+    return progress
+
+
+@torch.no_grad()
+def mean_terms(model: VAE, images: Tensor, seed: int) -> tuple[float, float]:
+    """Mean log-likelihood and KL of uint8 images (n, h, w), one draw of z each, nats an image.
+
+    The draws depend on the seed alone, and the callers' random numbers go on as if nothing had been drawn.
+    """
+    devices = [images.device] if images.device.type == "cuda" else []
+    totals = torch.zeros(2, dtype=torch.float64, device=images.device)
+    with torch.random.fork_rng(devices):
+        pyro.set_rng_seed(seed)
+        for batch in images.split(_VALIDATION_BATCH):
+            terms = elbo_terms(model.model, model.guide, pixels(batch, draw=False))
+            totals += torch.stack([terms.log_likelihood.sum(), terms.kl.sum()])
+    log_likelihood, kl = (totals / len(images)).tolist()
+    return log_likelihood, kl
+
+
+def _finish_epoch(step: Step, progress: Progress, data: Data, settings: Train, steps: int) -> None:
+    if (failed := step.failed.item()) >= 0:
+        epoch, batch = divmod(failed, steps)
+        raise WorkError(
+            f"the loss is not finite at epoch {epoch + 1}, step {batch + 1} of {steps}: lower train.learning_rate "
+            f"(now {settings.learning_rate:g}) or set train.gradient_clip (now {settings.gradient_clip:g}; try 10)"
+        )
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+    log_likelihood, kl = (step.totals / len(data.train)).tolist()
+    row = {"epoch": progress.epoch} | _columns("train", log_likelihood, kl)
+    with _averaged(step):
+        if data.validation is not None:
+            row |= _columns(
+                "validation", *mean_terms(step.model, data.validation.to(step.images.device), settings.seed)
+            )
+        if progress.epoch in settings.snapshot_epochs:
+            progress.snapshots[progress.epoch] = _reconstruct(step.model, data.showcase)
+        best = max((old["validation_elbo"] for old in progress.history if "validation_elbo" in old), default=-math.inf)
+        if row.get("validation_elbo", math.inf) > best:
+            progress.best_epoch = progress.epoch
+            progress.best = {name: tensor.clone() for name, tensor in step.model.state_dict().items()}
+    row["learning_rate"] = learning_rates(settings, steps * settings.epochs)[progress.epoch * steps - 1].item()
+    progress.history.append(row)
+
+
+def _columns(split: str, log_likelihood: float, kl: float) -> dict[str, float]:
+    values = {"elbo": log_likelihood - kl, "reconstruction_nll": -log_likelihood, "kl": kl}
+    return {f"{split}_{name}": round(value, 4) for name, value in values.items()}
+
+
+def _out_of_patience(progress: Progress, settings: Train) -> bool:
+    return 0 < settings.patience <= progress.epoch - progress.best_epoch
+
+
+@torch.no_grad()
+def _reconstruct(model: VAE, images: Tensor) -> Tensor:
+    device = next(model.parameters()).device
+    return model.reconstruct(pixels(images.to(device), draw=False)).cpu()
+
+
+def _load_best(step: Step, progress: Progress) -> None:
+    step.model.load_state_dict(progress.best)
+
+
+def _take_last_snapshot(model: VAE, progress: Progress, data: Data, settings: Train) -> None:
+    kept = {epoch: images for epoch, images in progress.snapshots.items() if epoch in settings.snapshot_epochs}
+    earlier = {epoch: images for epoch, images in sorted(kept.items()) if epoch < progress.best_epoch}
+    progress.snapshots = earlier | {progress.best_epoch: _reconstruct(model, data.showcase)}
+
+
+@contextmanager
+def _averaged(step: Step) -> Iterator[None]:
+    """Let the weights' moving average stand in for the weights, if there is one."""
+    if not step.average:
+        yield
+        return
+    with torch.no_grad():
+        trained = [parameter.clone() for parameter in step.parameters]
+        torch._foreach_copy_(step.parameters, step.average)
+        yield
+        torch._foreach_copy_(step.parameters, trained)
+
+
+@contextmanager
+def _matrix_precision(settings: Train) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = settings.precision == "tf32"
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _report(bar: Any, progress: Progress, settings: Train) -> None:
+    row = progress.history[-1]
+    shown = {"ELBO": f"{row['train_elbo']:.2f}"}
+    if "validation_elbo" in row:
+        shown["validation"] = f"{row['validation_elbo']:.2f}"
+    bar.set_description(f"epoch {progress.epoch}/{settings.epochs}", refresh=False)
+    bar.set_postfix(shown)
+    if bar.disable:
+        print(
+            f"epoch {progress.epoch}/{settings.epochs}: " + ", ".join(f"{k} {v}" for k, v in shown.items()), flush=True
+        )
+
+
+def _save(step: Step, progress: Progress, folder: Path) -> None:
+    state = {"progress": vars(progress), "tensors": step.tensors(), "random": torch.get_rng_state()}
+    if step.images.device.type == "cuda":
+        state["cuda_random"] = torch.cuda.get_rng_state(step.images.device)
+    checkpoint.write(folder, state)
+
+
+def _take_up(step: Step, settings: Train, folder: Path | None) -> Progress | None:
+    state = checkpoint.read(folder) if folder else None
+    if state is None:
+        return None
+    progress = Progress(**state["progress"])
+    if (progress.epoch, progress.batch) > (settings.epochs, 0):
+        return None
+    step.restore(state["tensors"])
+    torch.set_rng_state(state["random"])
+    if "cuda_random" in state:
+        torch.cuda.set_rng_state(state["cuda_random"], step.images.device)
+    print(f"goes on from a checkpoint: epoch {progress.epoch}, step {progress.batch}", file=sys.stderr)
+    return progress
+
+
+def _stop(step: Step, progress: Progress, folder: Path | None, received: int) -> None:
+    where = f"stopped by {signal.Signals(received).name} in epoch {progress.epoch + 1}, after step {progress.batch}"
+    if folder:
+        _save(step, progress, folder)
+        where += "; the state is saved, `dvc repro` goes on from there"
+    raise Interrupted(received, where)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them in the middle of a step."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda caught, _: received.append(caught)) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
