@@ -7,7 +7,7 @@ from stages import run
 from vae import figures
 from vae.model import load
 from vae.settings import Settings
-from vae.storage import read_arrays, read_tensors, replacing
+from vae.storage import read_arrays, read_tensors, readable, replacing
 
 EXAMPLES = 6  # test images of each class
 
@@ -16,8 +16,9 @@ def plot(settings: Settings) -> None:
     """Draw what the stages before left as PNG files in plots/images."""
     test, prepared = read_tensors("data/prepared/test.safetensors")
     snapshots = read_arrays("data/snapshots.npz")
-    history = pd.read_csv("plots/history.csv")
-    embedding = pd.read_csv("plots/embedding.csv", dtype={"label": str})
+    # Without a validation split its columns are there, but empty.
+    history = _read_frame("plots/history.csv").dropna(axis="columns", how="all")
+    embedding = _read_frame("plots/embedding.csv").astype({"label": str})
     model = load("data/model.safetensors")
 
     classes, caption = prepared["classes"], figures.describe(model.metadata)
@@ -47,6 +48,11 @@ def plot(settings: Settings) -> None:
     for name, figure in pictures.items():
         with replacing(f"plots/images/{name}.png") as file:
             figure.savefig(file, format="png", dpi=settings.plot.dpi, metadata={"Software": None})
+
+
+def _read_frame(path: str) -> pd.DataFrame:
+    with readable(path):
+        return pd.read_csv(path)
 
 
 if __name__ == "__main__":

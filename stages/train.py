@@ -18,6 +18,8 @@ from vae.settings import Settings
 from vae.storage import read_tensors, write_arrays, write_csv, write_json
 from vae.training import Data, Progress, initialize, train
 
+TERMS = ("elbo", "reconstruction_nll", "kl")
+HISTORY = ("epoch", *(f"{split}_{term}" for split in ("train", "validation") for term in TERMS), "learning_rate")
 PREPARED, SCRATCH = Path("data/prepared"), Path("data/.checkpoints")
 
 
@@ -83,7 +85,9 @@ def _write(model: VAE, progress: Progress, indices: np.ndarray, settings: Settin
     epochs = np.array(list(progress.snapshots))
     probabilities = torch.stack(list(progress.snapshots.values())).numpy()
     write_arrays("data/snapshots.npz", {"indices": indices, "epochs": epochs, "probabilities": probabilities})
-    write_csv("plots/history.csv", progress.history)
+    # Every column always, so that `dvc plots` finds those that it is told to draw.
+    columns = dict.fromkeys(HISTORY, "")
+    write_csv("plots/history.csv", [columns | row for row in progress.history])
     write_json("metrics/train.json", {**scores, "best_epoch": progress.best_epoch})
 
 

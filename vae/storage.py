@@ -65,7 +65,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Read an npz file; raises InputError when it is missing or damaged."""
-    with _readable(path), np.load(path, allow_pickle=False) as arrays:
+    with readable(path), np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -84,13 +84,14 @@ def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tenso
     Raises:
         InputError: the file is missing or damaged.
     """
-    with _readable(path), safe_open(path, framework="pt", device=device) as file:
+    with readable(path), safe_open(path, framework="pt", device=device) as file:
         names = file.keys()
         return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["json"])
 
 
 @contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
+def readable(path: str | Path) -> Iterator[None]:
+    """Turn the errors of whoever reads `path` in this block into an InputError that says what to do."""
     try:
         yield
     except FileNotFoundError as error:

@@ -23,6 +23,7 @@ from vae.settings import Train
 from vae.step import Step, learning_rates, pixels
 
 _VALIDATION_BATCH = 1000
+_LOG_LINES = 20  # printed in a whole run, where there is no terminal for a progress bar
 
 
 @dataclass
@@ -203,7 +204,9 @@ def _report(bar: Any, progress: Progress, settings: Train) -> None:
         shown["validation"] = f"{row['validation_elbo']:.2f}"
     bar.set_description(f"epoch {progress.epoch}/{settings.epochs}", refresh=False)
     bar.set_postfix(shown)
-    if bar.disable:
+    if bar.disable and (
+        progress.epoch % math.ceil(settings.epochs / _LOG_LINES) == 0 or progress.epoch == settings.epochs
+    ):
         print(
             f"epoch {progress.epoch}/{settings.epochs}: " + ", ".join(f"{k} {v}" for k, v in shown.items()), flush=True
         )

@@ -1,0 +1,33 @@
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help setup demo repro test lint
+.DEFAULT_GOAL := help
+
+help:  ## List these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Make .venv with the pinned packages
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(READY)  ## Run every stage on scikit-learn's digits in .demo/: no download, no GPU, about a minute
+	python -m experiments.run demo --folder .demo
+	@echo; echo 'The pictures are in .demo/plots/images:'; ls .demo/plots/images
+
+repro: $(READY)  ## Run the whole pipeline on MNIST, as far as something changed
+	dvc repro
+	dvc metrics show
+
+test: $(READY)  ## Run the tests
+	python -m pytest
+
+lint: $(READY)  ## Check style and format
+	ruff check .
+	ruff format --check .

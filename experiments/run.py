@@ -1,0 +1,106 @@
+"""Run a named experiment: `python -m experiments.run NAME`.
+
+experiments/NAME.yaml holds what differs from params.yaml. The run goes through `dvc exp run`, so it lands in
+`dvc exp show`; with `--folder` it happens in a copy of the project, which leaves this one as it is, and there it
+does without DVC where none is installed.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vae.errors import InputError
+from vae.settings import parse_settings
+
+EXPERIMENTS = Path("experiments")
+PROJECT = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "stages", "vae", ".dvc/plots")
+
+
+def read_experiment(name: str) -> dict[str, dict[str, Any]]:
+    """Read what an experiment changes, section by section.
+
+    Raises:
+        InputError: there is no such experiment, or it does not fit params.yaml; the message names the key.
+    """
+    path = EXPERIMENTS / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
+        raise InputError(f"{name}: no such experiment, allowed: {known}")
+    changes = yaml.safe_load(path.read_text())
+    parse_settings(changed(yaml.safe_load(Path("params.yaml").read_text()), changes), str(path))
+    return changes
+
+
+def changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings of two levels with some values replaced."""
+    return settings | {section: {**settings.get(section, {}), **values} for section, values in changes.items()}
+
+
+def run_here(name: str, changes: dict[str, dict[str, Any]], options: list[str]) -> None:
+    """Run through `dvc exp run` in this workspace; `options` go to it as they are, such as `--queue`."""
+    assignments = [f"{section}.{key}={json.dumps(value)}" for section, key, value in _flat(changes)]
+    arguments = [argument for assignment in assignments for argument in ("--set-param", assignment)]
+    _call("-m", "dvc", "exp", "run", "--name", name, *arguments, *options, folder=Path())
+
+
+def run_in(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
+    """Run in a copy of the project at `folder`, which is made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in PROJECT:
+        copy = shutil.copytree if Path(name).is_dir() else shutil.copyfile
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(name, folder / name)
+    settings = changed(yaml.safe_load(Path("params.yaml").read_text()), changes)
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    if importlib.util.find_spec("dvc") is None:
+        for stage in yaml.safe_load(Path("dvc.yaml").read_text())["stages"]:
+            _call("-m", f"stages.{stage}", folder=folder)
+        return
+    _call("-m", "dvc", "init", "--quiet", "--no-scm", "--force", folder=folder)
+    shutil.copyfile(".dvc/config", folder / ".dvc/config.local")
+    _call("-m", "dvc", "repro", folder=folder)
+    _call("-m", "dvc", "metrics", "show", folder=folder)
+
+
+def _flat(changes: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    for section, values in changes.items():
+        for key, value in values.items():
+            yield section, key, value
+
+
+def _call(*arguments: str, folder: Path) -> None:
+    # The stages' `python` must be this one, whether or not its environment is activated.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    status = subprocess.run([sys.executable, *arguments], cwd=folder, env={**os.environ, "PATH": path}).returncode
+    if status:
+        sys.exit(status)
+
+
+def main() -> None:
+    """Run the experiment that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.run", description=__doc__.split("\n\n")[1])
+    parser.add_argument("name", help="a file in experiments/, without .yaml")
+    parser.add_argument("--folder", type=Path, help="run in a copy of the project here instead of in this workspace")
+    arguments, options = parser.parse_known_args()
+    try:
+        changes = read_experiment(arguments.name)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if arguments.folder:
+        run_in(arguments.folder, changes)
+    else:
+        run_here(arguments.name, changes, options)
+
+
+if __name__ == "__main__":
+    main()
