@@ -52,6 +52,8 @@ def read(folder: Path) -> dict[str, Any] | None:
         contents = path.read_bytes()
         if hashlib.sha256(contents[32:]).digest() == contents[:32]:
             return torch.load(io.BytesIO(contents[32:]), map_location="cpu", weights_only=True)
+        # Out of the way, so that the next write does not make it the reserve in place of a whole one.
+        path.replace(path.with_suffix(".damaged"))
         print(f"{path}: damaged, set aside; looking for the checkpoint before it")
     return None
 

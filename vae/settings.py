@@ -2,6 +2,8 @@
 
 import difflib
 import re
+import reprlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +16,7 @@ DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "digits"]
 Binarization = Literal["dynamic", "static", "threshold", "none"]
 Device = Literal["auto", "cpu", "cuda"]
 
-_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", re.ASCII)
 
 
 def _read_exponent(value: Any) -> Any:
@@ -118,23 +120,46 @@ def load_settings(path: str | Path = "params.yaml") -> Settings:
     """Read and validate a settings file.
 
     Raises:
-        InputError: the file is missing or no YAML, or a key is unknown, missing, of the wrong
+        InputError: the file is missing or no YAML, or a key is unknown, missing, repeated, of the wrong
             type or out of range; the message names each such key, its value and what is allowed.
     """
     try:
-        values = yaml.safe_load(Path(path).read_bytes())
+        with Path(path).open("rb") as file:
+            loader = yaml.SafeLoader(file)
+            tree = loader.get_single_node()
+        repeated = list(_repeated_keys(tree))
+        values = None if tree is None else loader.construct_document(tree)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run from the project's root") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        # Not only YAMLError: PyYAML lets out what its conversions raise, a KeyError at `!!bool x` for example.
+        kind = "" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: "
+        raise InputError(f"{path}: no valid YAML: {kind}{' '.join(str(error).split()):.500}") from error
+    if repeated:
+        raise InputError("\n".join(f"{path}: {line}" for line in repeated))
     return parse_settings(values, str(path))
+
+
+def _repeated_keys(tree: yaml.Node | None, section: tuple[str, ...] = ()) -> Iterator[str]:
+    # Of a key that stands twice, PyYAML takes the last one and says nothing.
+    if not isinstance(tree, yaml.MappingNode):
+        return
+    lines: dict[str, list[int]] = {}
+    for key, value in tree.value:
+        if isinstance(key, yaml.ScalarNode):
+            lines.setdefault(key.value, []).append(key.start_mark.line + 1)
+            if not section:
+                yield from _repeated_keys(value, (key.value,))
+    for name, places in lines.items():
+        if len(places) > 1:
+            yield f"{_dotted([*section, name])}: stands in lines {' and '.join(map(str, places))}, allowed: once"
 
 
 def parse_settings(values: Any, source: str) -> Settings:
     """Validate settings that were already read; `source` names their origin in messages."""
     if not isinstance(values, dict):
         sections = ", ".join(Settings.model_fields)
-        raise InputError(f"{source}: got {values!r:.60}, allowed: the sections {sections}")
+        raise InputError(f"{source}: got {_show(values)}, allowed: the sections {sections}")
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -143,17 +168,40 @@ def parse_settings(values: Any, source: str) -> Settings:
 
 
 def _complaint(detail: Any) -> str:
-    *parents, last = detail["loc"]
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] in ("extra_forbidden", "invalid_key"):
-        known = list(_schema_at(parents)["properties"])
-        close = difflib.get_close_matches(str(last), known, n=1)
+    location, kind = list(detail["loc"]), detail["type"]
+    if kind == "string_unicode" and "properties" in _schema_at(location):
+        # A key that is no Unicode text ("\\ud800"): pydantic gives its section as the place.
+        location, kind = [*location, detail["input"]], "invalid_key"
+    key = _dotted(location)
+    if kind in ("extra_forbidden", "invalid_key"):
+        known = list(_schema_at(location[:-1])["properties"])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{key}: unknown key, got {detail['input']!r:.60}; {hint}allowed: {', '.join(known)}"
-    allowed = _describe(_schema_at(detail["loc"]))
-    if detail["type"] == "missing":
+        return f"{key}: unknown key, got {_show(detail['input'])}; {hint}allowed: {', '.join(known)}"
+    allowed = _describe(_schema_at(location))
+    if kind == "missing":
         return f"{key}: missing, allowed: {allowed}"
-    return f"{key}: got {detail['input']!r:.60}, allowed: {allowed}"
+    if kind == "finite_number":
+        allowed = allowed.replace("a number", "a finite number")
+    return f"{key}: got {_show(detail['input'])}, allowed: {allowed}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
+
+
+def _show(value: Any) -> str:
+    """A value as it stands in a message: one short line, whatever the file holds."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _dotted(location: Sequence[Any]) -> str:
+    parts = [str(part) for part in location]
+    return ".".join(part if part.isprintable() and len(part) <= 60 else _show(part) for part in parts)
 
 
 _SCHEMA = Settings.model_json_schema()

@@ -4,6 +4,7 @@ Nothing here ever loads a pickle, and equal contents always make equal bytes.
 """
 
 import csv
+import errno
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -36,6 +37,10 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = str(path)  # which a failed write does not know
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,7 +70,8 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Read an npz file; raises InputError when it is missing or damaged."""
-    with readable(path), np.load(path, allow_pickle=False) as arrays:
+    # Not np.load, which takes a file with another beginning for a pickle, and its message advises to trust it.
+    with readable(path) as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -84,18 +90,22 @@ def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tenso
     Raises:
         InputError: the file is missing or damaged.
     """
-    with readable(path), safe_open(path, framework="pt", device=device) as file:
+    with readable(path), safe_open(path, framework="pt") as file:
         names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["json"])
+        tensors, metadata = {name: file.get_tensor(name) for name in names}, dict(json.loads(file.metadata()["json"]))
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, metadata
 
 
 @contextmanager
-def readable(path: str | Path) -> Iterator[None]:
-    """Turn the errors of whoever reads `path` in this block into an InputError that says what to do."""
+def readable(path: str | Path) -> Iterator[BinaryIO]:
+    """Open `path`, and turn the errors of whoever reads it in this block into an InputError that says what to do."""
     try:
-        yield
+        with Path(path).open("rb") as file:
+            yield file
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run `dvc repro`, which makes it") from error
-    except (SafetensorError, ValueError, KeyError, TypeError, EOFError, OSError) as error:
+    except PermissionError as error:
+        raise InputError(f"{path}: this user may not read it") from error
+    except Exception as error:  # zipfile, zlib, numpy and safetensors have a dozen kinds of them for damage
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: damaged ({reason}); delete it and run `dvc repro`") from error

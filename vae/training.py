@@ -2,7 +2,6 @@
 
 import math
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -230,7 +229,7 @@ def _take_up(step: Step, settings: Train, folder: Path | None) -> Progress | Non
     torch.set_rng_state(state["random"])
     if "cuda_random" in state:
         torch.cuda.set_rng_state(state["cuda_random"], step.images.device)
-    print(f"goes on from a checkpoint: epoch {progress.epoch}, step {progress.batch}", file=sys.stderr)
+    print(f"goes on from a checkpoint: {progress.epoch} epochs and {progress.batch} steps are done")
     return progress
 
 

@@ -1,0 +1,168 @@
+"""The epochs that are compared: the same work on the same network, written in different ways.
+
+Each one draws the pixels of every mini-batch afresh, shuffles every epoch, uses float32 images of 0 and 1, one draw
+of z an image, and Adam. They differ in who moves the data, who computes the loss and who updates the parameters.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from vae.model import VAE
+from vae.settings import Train
+from vae.step import Step, pixels
+
+Epoch = Callable[[], float]  # runs one epoch, waits for the device, returns the mean loss in nats an image
+Contender = Callable[[VAE, Tensor, Train], Epoch]  # from a model and uint8 images (n, h, w) on one device
+
+PYRO, EAGER, CAPTURED = "(a) Pyro, documented", "(b) trainer, eager", "(c) trainer, captured"
+BARE, BARE_CAPTURED = "(d) bare, eager", "(d) bare, captured"
+
+_WARM_UP_RUNS = 3
+
+
+def pyro_svi(model: VAE, images: Tensor, settings: Train) -> Epoch:
+    """Pyro as its documentation teaches it: a DataLoader, `SVI.step`, `pyro.optim.Adam`, the settings' defaults.
+
+    The images wait as float tensors in the host's memory, so that no time goes into reading or decoding files.
+    """
+    on_gpu = images.device.type == "cuda"
+    intensities = images.cpu().float().div_(255)
+    loader = DataLoader(TensorDataset(intensities), settings.batch_size, shuffle=True, pin_memory=on_gpu)
+    optimizer = pyro.optim.Adam({"lr": settings.learning_rate})
+    svi = SVI(model.model, model.guide, optimizer, Trace_ELBO())
+    parameters = {"params": {}, "constraints": {}}  # of the parameter store, which all models share
+
+    def epoch() -> float:
+        loss = 0.0
+        with _pyro(validation=True, module_local_params=False), pyro.get_param_store().scope(parameters):
+            for (batch,) in loader:
+                batch = batch.to(images.device, non_blocking=True)
+                loss += svi.step((torch.rand_like(batch) < batch).float())
+        return loss / len(images)
+
+    return epoch
+
+
+def trainer_eager(model: VAE, images: Tensor, settings: Train) -> Epoch:
+    """The trainer of this project, each operation started by the host."""
+    return _trainer(model, images, settings.model_copy(update={"step": "eager"}))
+
+
+def trainer_graph(model: VAE, images: Tensor, settings: Train) -> Epoch:
+    """The trainer of this project, its step captured as a CUDA graph."""
+    return _trainer(model, images, settings.model_copy(update={"step": "graph"}))
+
+
+def _trainer(model: VAE, images: Tensor, settings: Train) -> Epoch:
+    # `settings.epochs` bounds how often the epoch may be run: the schedules end there.
+    step = Step(model, images, True, settings)
+    sizes = [len(batch) for batch in images.split(settings.batch_size)]
+
+    def epoch() -> float:
+        with _pyro(validation=False, module_local_params=True):
+            step.begin_epoch()
+            for size in sizes:
+                step(size)
+        log_likelihood, kl = (step.totals / len(images)).tolist()
+        return kl - log_likelihood
+
+    return epoch
+
+
+def bare_eager(model: VAE, images: Tensor, settings: Train) -> Epoch:
+    """The same network and loss in PyTorch alone, written by hand, each operation started by the host."""
+    step, total = _bare_step(model, images, settings)
+
+    def epoch() -> float:
+        total.zero_()
+        for chosen in torch.randperm(len(images), device=images.device).split(settings.batch_size):
+            step(chosen)
+        return total.item() / len(images)
+
+    return epoch
+
+
+def bare_graph(model: VAE, images: Tensor, settings: Train) -> Epoch:
+    """The same as `bare_eager`, the step captured as a CUDA graph for each batch size."""
+    step, total = _bare_step(model, images, settings)
+    graphs = {}
+    for size in {len(batch) for batch in images.split(settings.batch_size)}:
+        chosen = torch.zeros(size, dtype=torch.int64, device=images.device)
+        graphs[size] = chosen, _capture(lambda chosen=chosen: step(chosen))
+
+    def epoch() -> float:
+        total.zero_()
+        for batch in torch.randperm(len(images), device=images.device).split(settings.batch_size):
+            chosen, graph = graphs[len(batch)]
+            chosen.copy_(batch)
+            graph.replay()
+        return total.item() / len(images)
+
+    return epoch
+
+
+def bare_loss(model: VAE, images: Tensor) -> Tensor:
+    """The negative ELBO with its KL in closed form, summed over float images (n, h, w); nats, of shape ().
+
+    Kingma & Welling 2014, equation 10, with one draw of z an image.
+    """
+    mean, log_scale = model.posterior.head(model.encoder(images)).chunk(2, dim=-1)
+    scale = log_scale.exp()
+    z = mean + scale * torch.randn_like(scale)
+    kl = ((mean.square() + scale.square() - 1) / 2 - log_scale).sum()
+    return functional.binary_cross_entropy_with_logits(model.decoder(z), images, reduction="sum") + kl
+
+
+def contenders(device: torch.device) -> dict[str, Contender]:
+    """The contenders that can run on a device, by the names that the tables show."""
+    known = {
+        PYRO: pyro_svi,
+        EAGER: trainer_eager,
+        CAPTURED: trainer_graph,
+        BARE: bare_eager,
+        BARE_CAPTURED: bare_graph,
+    }
+    impossible = () if device.type == "cuda" else (CAPTURED, BARE_CAPTURED)
+    return {name: contender for name, contender in known.items() if name not in impossible}
+
+
+def _bare_step(model: VAE, images: Tensor, settings: Train) -> tuple[Callable[[Tensor], None], Tensor]:
+    parameters, on_gpu = list(model.parameters()), images.device.type == "cuda"
+    optimizer = torch.optim.Adam(parameters, settings.learning_rate, fused=True, capturable=on_gpu)
+    total = torch.zeros((), device=images.device)
+
+    def step(chosen: Tensor) -> None:
+        loss = bare_loss(model, pixels(images.index_select(0, chosen), draw=True))
+        optimizer.zero_grad()
+        (loss / len(chosen)).backward()
+        optimizer.step()
+        total.add_(loss.detach())
+
+    return step, total
+
+
+def _capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP_RUNS):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph
+
+
+@contextmanager
+def _pyro(validation: bool, module_local_params: bool) -> Iterator[None]:
+    checks = dict.fromkeys((name for name in pyro.settings.get() if name.startswith("validate_")), validation)
+    with pyro.settings.context(module_local_params=module_local_params, **checks):
+        yield

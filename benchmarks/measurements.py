@@ -1,0 +1,252 @@
+"""What is measured, each as a list of rows: the contenders, how the cost grows, the evaluation.
+
+Contenders take turns, one epoch a round, so that a machine that slows down does so for all of them; a time is the
+median over the rounds and a ratio the median of the rounds' ratios. The images are made up: 19 % ink as in MNIST.
+Speed does not depend on what they show.
+"""
+
+import io
+import multiprocessing
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.contenders import (
+    BARE,
+    BARE_CAPTURED,
+    CAPTURED,
+    PYRO,
+    Contender,
+    Epoch,
+    contenders,
+    trainer_eager,
+    trainer_graph,
+)
+from benchmarks.floor import forward_flops, matrix_precision, training_flops, wait
+from vae.device import set_up
+from vae.evaluation import score
+from vae.model import VAE
+from vae.settings import Model, Train
+
+Row = dict[str, Any]
+Rates = dict[str, float]  # FLOP/s of each precision
+
+SHAPE = (28, 28)
+INK = 0.19
+IMPORTANCE_SAMPLES = 500
+PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
+
+
+class Network(NamedTuple):
+    """Networks with a batch size; on a CPU one in `cpu_divisor` images is timed, to end in minutes."""
+
+    model: Model
+    batch_size: int
+    cpu_divisor: int = 1
+
+
+def symmetric(latent_dim: int, widths: list[int], activation: Any) -> Model:
+    """The settings of a decoder that mirrors its encoder."""
+    return Model(latent_dim=latent_dim, encoder_widths=widths, decoder_widths=widths[::-1], activation=activation)
+
+
+NETWORKS = {
+    "784-400-50": Network(symmetric(50, [400], "softplus"), 256),  # Pyro's VAE example
+    "784-200-200-50": Network(symmetric(50, [200, 200], "tanh"), 20),  # the IWAE paper's
+    "784-1024-1024-64": Network(symmetric(64, [1024, 1024], "silu"), 1024, cpu_divisor=3),
+}
+
+
+def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory: bool) -> Iterator[Row]:
+    """Each network's contenders and its floor, times scaled to an epoch of `images`.
+
+    With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took beside the data
+    set: on CUDA that of the device, on a CPU what the process grew by (None where the system does not tell).
+    """
+    for name, network in NETWORKS.items():
+        data = made_up_images(images // (network.cpu_divisor if device.type == "cpu" else 1), device)
+        settings = training(network.batch_size, rounds)
+        ready = {key: warmed_up(build, network.model, data, settings) for key, build in contenders(device).items()}
+        seconds = alternate({key: epoch for key, (epoch, _) in ready.items()}, rounds, device, name)
+        floor = training_flops(VAE(network.model, SHAPE)) * len(data) / rates["float32"]
+        peaks = _peaks(name, len(data), {key: peak for key, (_, peak) in ready.items()}, device) if memory else {}
+        for key, times in (seconds | {"(e) arithmetic floor": [floor] * rounds}).items():
+            twin = BARE_CAPTURED if key in (CAPTURED, BARE_CAPTURED) else BARE
+            yield {
+                "network": name,
+                "batch_size": network.batch_size,
+                "contender": key,
+                **_epoch_values(times, len(data), floor, scaled_to=images),
+                "speed_up_over_pyro": _ratio(seconds[PYRO], times),
+                "time_over_bare": _ratio(times, seconds[twin]),
+                "peak_mb": peaks.get(key),
+            }
+
+
+def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
+    """The trainer's cost (captured on CUDA) as one thing at a time grows, the rest as in the first network.
+
+    A row's epoch has its own number of images; a quarter of `images` on a CPU, if it isn't that which grows.
+    """
+    build = trainer_graph if device.type == "cuda" else trainer_eager
+    ready, cases = {}, {}
+    for case in _growth_cases(device, images):
+        data, settings = made_up_images(case["images"], device), training(case["batch_size"], rounds, case["precision"])
+        with matrix_precision(case["precision"]):  # on CUDA a captured step keeps it
+            key = f"{case['axis']} {case['value']}"
+            ready[key], _ = warmed_up(build, case["model"], data, settings)
+            cases[key] = case
+    for key, times in alternate(ready, rounds, device, "growth").items():
+        model, precision, n = (cases[key][name] for name in ("model", "precision", "images"))
+        floor = training_flops(VAE(model, SHAPE)) * n / rates[precision]
+        yield cases[key] | {"model": model.model_dump()} | _epoch_values(times, n, floor, scaled_to=n)
+
+
+def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
+    """The importance-sampled log-likelihood, against the decoder's multiplications for every draw."""
+    data = made_up_images(max(images // (6 if device.type == "cuda" else 600), 1), device)
+    models = {name: VAE(network.model, SHAPE).to(device) for name, network in NETWORKS.items()}
+    runs = {key: partial(_score_quietly, model, data) for key, model in models.items()}
+    for run in runs.values():
+        run()
+    for name, times in alternate(runs, rounds, device, "evaluation").items():
+        draws, median = len(data) * IMPORTANCE_SAMPLES, statistics.median(times)
+        floor = forward_flops(models[name].decoder) * draws / rates["float32"]
+        yield {
+            "network": name,
+            "images": len(data),
+            "samples": IMPORTANCE_SAMPLES,
+            "draws_per_second": draws / median,
+            "floor_ms": 1000 * floor,
+            "share_of_floor": floor / median,
+            "seconds": times,
+        }
+
+
+def made_up_images(n: int, device: torch.device, shape: tuple[int, int] = SHAPE) -> Tensor:
+    """Draw at least one image of full contrast, the same ones each time; uint8 (n, height, width)."""
+    generator = torch.Generator().manual_seed(0)
+    return ((torch.rand(max(n, 1), *shape, generator=generator) < INK).to(torch.uint8) * 255).to(device)
+
+
+def training(batch_size: int, rounds: int, precision: Any = "float32") -> Train:
+    """Adam at a constant rate, for one epoch to warm up and one a round."""
+    return Train(
+        device="auto",
+        epochs=1 + rounds,
+        batch_size=batch_size,
+        learning_rate=0.001,
+        schedule="constant",
+        kl_warmup_epochs=0,
+        gradient_clip=0.0,
+        ema_decay=0.0,
+        patience=0,
+        precision=precision,
+        step="auto",
+        checkpoint_every=1,
+        keep_checkpoint=False,
+        snapshot_epochs=[],
+        seed=0,
+    )
+
+
+def warmed_up(build: Contender, model: Model, images: Tensor, settings: Train) -> tuple[Epoch, float | None]:
+    """Build an epoch, always from the same weights, and run it once; also the memory that it took on CUDA, in MB."""
+    device, peak = images.device, None
+    pyro.set_rng_seed(0)
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    epoch = build(VAE(model, SHAPE).to(device), images, settings)
+    epoch()
+    if device.type == "cuda":
+        peak = (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    return epoch, peak
+
+
+def alternate(
+    runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str
+) -> dict[str, list[float]]:
+    """The seconds of every run in every round; each one takes its turn once a round."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in tqdm(range(rounds), desc=what, unit="round", leave=False, disable=None):
+        for name, run in runs.items():
+            wait(device)
+            start = time.perf_counter()
+            run()
+            wait(device)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_resident(name: str, contender: str, images: int) -> float | None:
+    """The resident memory that a contender's first epoch adds to this process on the CPU, in MB; None without Linux."""
+    device, network = set_up("cpu"), NETWORKS[name]
+    data, settings = made_up_images(images, device), training(network.batch_size, rounds=0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+        before = _resident("VmHWM")
+        warmed_up(contenders(device)[contender], network.model, data, settings)
+        return _resident("VmHWM") - before
+    except OSError:
+        return None
+
+
+def _score_quietly(model: VAE, images: Tensor) -> None:
+    with redirect_stderr(io.StringIO()):  # its progress bar would be one line a round
+        score(model, images, IMPORTANCE_SAMPLES, seed=0)
+
+
+def _resident(field: str) -> float:
+    return int(re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
+
+
+def _peaks(name: str, images: int, on_device: dict[str, float | None], device: torch.device) -> dict[str, float | None]:
+    if device.type == "cuda":
+        return on_device
+    # In one process the contenders would use each other's memory: each one gets a new process.
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        tasks = [(name, contender, images) for contender in on_device]
+        return dict(zip(on_device, pool.starmap(peak_resident, tasks, chunksize=1), strict=True))
+
+
+def _growth_cases(device: torch.device, images: int) -> Iterator[Row]:
+    model, batch_size, _ = NETWORKS["784-400-50"]
+    n = images if device.type == "cuda" else max(images // 4, 1)
+    same = {"images": n, "batch_size": batch_size, "precision": "float32", "model": model}
+    for size in (20, 64, 256, 1024, 8192):
+        yield same | {"axis": "batch size", "value": size, "batch_size": size}
+    for size in (10, 50, 250):
+        yield same | {"axis": "latent size", "value": size, "model": symmetric(size, [400], "softplus")}
+    for width in (100, 400, 1600):
+        yield same | {"axis": "network width", "value": width, "model": symmetric(50, [width], "softplus")}
+    for part in (max(images // 16, 1), max(images // 4, 1), images):
+        yield same | {"axis": "data set size", "value": part, "images": part}
+    for precision in PRECISIONS[device.type]:
+        yield same | {"axis": "precision", "value": precision, "precision": precision}
+
+
+def _epoch_values(seconds: list[float], images: int, floor: float, scaled_to: int) -> Row:
+    median = statistics.median(seconds)
+    return {
+        "images": images,
+        "ms_an_epoch": 1000 * median * scaled_to / images,
+        "images_per_second": images / median,
+        "floor_ms": 1000 * floor * scaled_to / images,
+        "share_of_floor": floor / median,
+        "seconds": seconds,
+    }
+
+
+def _ratio(numerators: list[float], denominators: list[float]) -> float:
+    return statistics.median(n / d for n, d in zip(numerators, denominators, strict=True))

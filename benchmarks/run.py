@@ -1,0 +1,108 @@
+"""Time the trainer beside plain Pyro, bare PyTorch and the arithmetic: `python -m benchmarks.run`.
+
+It prints three tables in Markdown and writes every single timing, with machine and versions, as JSON.
+"""
+
+import argparse
+import datetime
+import shlex
+import sys
+from pathlib import Path
+
+import pyro
+import torch
+
+from benchmarks import measurements, report
+from benchmarks.floor import matrix_rate
+from vae.device import set_up
+from vae.errors import InputError
+from vae.storage import write_json
+
+RESULTS = Path("benchmarks/results")
+
+_EPOCH = {"ms an epoch": "{ms_an_epoch:,.1f}", "images/s": "{images_per_second:,.0f}"}
+_SHARE = {"share of the floor": "{share_of_floor:.0%}"}
+_CASE = {"network": "{network}", "batch": "{batch_size:d}", "epoch": "{contender}"}
+_RATIOS = {"speed-up over (a)": "{speed_up_over_pyro:.2f}", "time over (d)": "{time_over_bare:.2f}"}
+TABLES = {
+    "networks": _CASE | _EPOCH | _RATIOS | _SHARE | {"peak MB": "{peak_mb:,.0f}"},
+    "growth": {"what grows": "{axis}", "to": "{value}", "images": "{images:,}"} | _EPOCH | _SHARE,
+    "evaluation": {
+        "network": "{network}",
+        "images": "{images:,}",
+        "samples": "{samples:,}",
+        "images x samples/s": "{draws_per_second:,.0f}",
+        **_SHARE,
+    },
+}
+
+
+def run(options: argparse.Namespace, command: str) -> None:
+    """Measure, print each table as soon as it is whole, and write the results."""
+    device = set_up(options.device)
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    about = {"machine": report.machine(device), "versions": report.versions(device)}
+    rates = {precision: matrix_rate(device, precision) for precision in measurements.PRECISIONS[device.type]}
+    machine = ", ".join(f"{key} {value}" for key, value in (about["machine"] | about["versions"]).items() if value)
+    measured = ", ".join(f"{precision} {rate / 1e9:,.0f}" for precision, rate in rates.items())
+    print(f"{date}: {machine}\nmatrix rate in GFLOP/s: {measured}")
+
+    arguments = (device, options.images, options.rounds, rates)
+    sections = {
+        "networks": measurements.compare(*arguments, memory=options.memory),
+        "growth": measurements.growth(*arguments),
+        "evaluation": measurements.evaluation(*arguments),
+    }
+    results = {}
+    for name, rows in sections.items():
+        results[name] = list(rows)
+        print(f"\n{_note(name, results[name], options, device)}\n\n{report.table(TABLES[name], results[name])}")
+
+    settings = {"device": device.type, "images": options.images, "rounds": options.rounds, "deterministic": True}
+    output = options.output or RESULTS / report.file_name(device, date)
+    write_json(
+        output,
+        {"date": date, "command": command, "settings": settings, **about, "matrix_flops_per_second": rates, **results},
+    )
+    print(f"\nwritten: {output}")
+
+
+def _note(name: str, rows: list[measurements.Row], options: argparse.Namespace, device: torch.device) -> str:
+    medians = f"median of {options.rounds} alternating epochs after one to warm up"
+    if name == "networks":
+        fewer = {row["network"]: row["images"] for row in rows if row["images"] != options.images}
+        scaled = "".join(f"; {network} was timed on {n:,} images and scaled" for network, n in fewer.items())
+        where = "of the device" if device.type == "cuda" else "of a process of its own"
+        peak = f" Peak memory: {where}, beside the data set." if options.memory else ""
+        return f"An epoch of {options.images:,} images, {medians}{scaled}.{peak}"
+    if name == "growth":
+        return f"How the trainer's epoch grows from 784-400-50 at batch 256, float32, {medians}."
+    return f"Importance-sampled log-likelihood, median of {options.rounds} runs; its floor is the decoder's arithmetic."
+
+
+def main(arguments: list[str]) -> None:
+    """Read the command line, and leave Pyro's settings as they were found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--images", type=_count, default=60_000, help="images in an epoch (60000)")
+    parser.add_argument("--rounds", type=_count, default=5, help="timings of each contender (5)")
+    parser.add_argument("--output", type=Path, help="the JSON file (benchmarks/results/DEVICE-DATE.json)")
+    parser.add_argument(
+        "--no-memory", dest="memory", action="store_false", help="no peak memory; on a CPU that takes extra processes"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        with pyro.settings.context(**pyro.settings.get()):
+            run(options, shlex.join(["python", "-m", "benchmarks.run", *arguments]))
+    except InputError as error:
+        parser.error(str(error))
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

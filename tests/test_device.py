@@ -1,0 +1,74 @@
+import os
+
+import pyro
+import pytest
+import torch
+
+from vae import device
+from vae.device import MOST_THREADS, set_up
+from vae.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def workspace(monkeypatch):
+    """Forget how cuBLAS was set up, and put it back at the end."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "to be put back")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+
+
+@pytest.mark.parametrize(
+    ("name", "available", "expected"),
+    [
+        ("auto", True, "cuda"),
+        ("auto", False, "cpu"),
+        ("cpu", True, "cpu"),
+        ("cpu", False, "cpu"),
+        ("cuda", True, "cuda"),
+    ],
+)
+def test_auto_takes_cuda_where_there_is_one(monkeypatch, name, available, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert set_up(name) == torch.device(expected)
+
+
+def test_auto_takes_what_this_machine_has():
+    torch.zeros(3, device=set_up("auto")).sum().item()
+
+
+def test_cuda_without_a_device_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"train\.device: got 'cuda', .* allowed here: auto, cpu"):
+        set_up("cuda")
+
+
+def test_operations_must_be_deterministic():
+    torch.use_deterministic_algorithms(False)
+    set_up("cpu")
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_workspace_of_ones_own_is_kept(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    set_up("cpu")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_new_tensors_are_not_filled():
+    set_up("cpu")
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_pyro_neither_validates_nor_registers_parameters():
+    set_up("cpu")
+    settings = pyro.settings.get()
+    assert settings["module_local_params"]
+    assert not any(value for name, value in settings.items() if name.startswith("validate_"))
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (3, 3), (64, MOST_THREADS)])
+def test_threads_follow_the_cores_that_may_be_used(monkeypatch, cores, threads):
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    set_up("cpu")
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,179 @@
+"""The pipeline as a whole under DVC, on scikit-learn's digits in temporary clones."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "download": {"dataset": "digits"},
+    "prepare": {"validation_size": 200},
+    "model": {"latent_dim": 4, "encoder_widths": [32], "decoder_widths": [32]},
+    "train": {"device": "cpu", "epochs": 3, "snapshot_epochs": [1, 2]},
+    "evaluate": {"importance_samples": 5},
+    "embed": {"method": "pca", "images": 100},
+    "plot": {"dpi": 75, "samples": 20},
+}
+PICTURES = {"reconstructions", "reconstructions_by_epoch", "samples", "embedding", "elbo"}
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "MNIST_"))},
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    **{f"GIT_{role}_{key}": "test@example.com" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
+    "NO_COLOR": "1",
+}
+
+
+def call(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def change(folder: Path, **sections: dict) -> None:
+    path = folder / "params.yaml"
+    settings = yaml.safe_load(path.read_text())
+    for section, values in sections.items():
+        settings[section] |= values
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def contents(folder: Path, *names: str) -> dict[str, bytes]:
+    paths = [
+        path
+        for name in names
+        for path in ([folder / name] if (folder / name).is_file() else folder.glob(f"{name}/**/*"))
+    ]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths) if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with small settings whose pipeline has run and whose results are committed."""
+    folder = tmp_path_factory.mktemp("pipeline") / "finished"
+    listed = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    for name in filter(None, listed):
+        if (ROOT / name).is_file() and not name.startswith(("metrics/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    change(folder, **SMALL)
+    call(folder, "git", "init", "--quiet", "--initial-branch=main")
+    call(folder, "dvc", "repro")
+    call(folder, "git", "add", "--all")
+    call(folder, "git", "commit", "--quiet", "--message=Results")
+    return folder
+
+
+@pytest.fixture
+def checkout(finished: Path, tmp_path: Path) -> Path:
+    """The finished checkout with its cache, to do with as one likes."""
+    return Path(shutil.copytree(finished, tmp_path / "checkout"))
+
+
+def test_repro_makes_every_output_and_commits_only_small_files(finished: Path) -> None:
+    assert {path.stem for path in (finished / "plots/images").glob("*.png")} == PICTURES
+    tracked = call(finished, "git", "ls-files").split()
+    assert {"dvc.lock", "metrics/train.json", "metrics/evaluate.json"} <= set(tracked)
+    assert not [name for name in tracked if name.startswith(("data/", "plots/"))]
+    assert not list((finished / "data/.checkpoints").glob("*/")), "checkpoints of a finished run"
+
+
+def test_metrics_are_finite_named_as_documented_and_disjoint(finished: Path) -> None:
+    train, evaluate = (json.loads((finished / f"metrics/{name}.json").read_text()) for name in ("train", "evaluate"))
+    assert set(train) == {"train_elbo", "validation_elbo", "best_epoch"}
+    assert {"test_elbo", "test_elbo_stderr", "test_nll", "test_nll_stderr"} <= set(evaluate)
+    assert {"reconstruction_nll", "reconstruction_mse", "kl", "active_units"} <= set(evaluate)
+    assert not set(train) & set(evaluate)
+    assert evaluate["test_elbo"] == pytest.approx(-evaluate["reconstruction_nll"] - evaluate["kl"], abs=2e-4)
+
+
+def test_second_repro_runs_nothing(checkout: Path) -> None:
+    output = call(checkout, "dvc", "repro")
+    assert stages_run(output) == []
+    assert "up to date" in output
+    assert "up to date" in call(checkout, "dvc", "status")
+
+
+def test_plot_setting_reruns_plot_alone_and_going_back_restores_the_pictures(checkout: Path) -> None:
+    before = contents(checkout, "plots/images")
+    settings = (checkout / "params.yaml").read_text()
+    change(checkout, plot={"samples": 30})
+    assert stages_run(call(checkout, "dvc", "repro")) == ["plot"]
+    assert contents(checkout, "plots/images") != before
+
+    (checkout / "params.yaml").write_text(settings)
+    output = call(checkout, "dvc", "repro")
+    assert stages_run(output) == []
+    assert "Stage 'plot' is cached - skipping run" in output
+    assert contents(checkout, "plots/images") == before
+
+
+def test_experiment_with_an_exponent_trains_anew_and_metrics_diff_shows_it(checkout: Path) -> None:
+    assert call(checkout, "dvc", "metrics", "diff").strip() == ""
+    output = call(checkout, "dvc", "exp", "run", "--set-param", "train.learning_rate=1e-5")
+    assert stages_run(output) == ["train", "evaluate", "embed", "plot"]
+    assert "learning_rate: 1e-05" in (checkout / "params.yaml").read_text()
+    difference = json.loads(call(checkout, "dvc", "metrics", "diff", "--json"))
+    assert difference["metrics/evaluate.json"]["test_elbo"]["diff"] < 0
+
+
+def test_queued_experiment_runs_its_own_code_and_settings(checkout: Path) -> None:
+    script = checkout / "stages/embed.py"
+    script.write_text(script.read_text().replace('f"{x:.4f}"', '"12.5"'))
+    call(checkout, "dvc", "exp", "run", "--queue", "--name", "queued", "--set-param", "embed.images=50")
+    call(checkout, "git", "checkout", "--quiet", "stages/embed.py", "params.yaml")
+    call(checkout, "dvc", "exp", "run", "--run-all")
+    call(checkout, "dvc", "exp", "apply", "queued")
+    lines = (checkout / "plots/embedding.csv").read_text().splitlines()
+    assert len(lines) == 51
+    assert all(line.startswith("12.5,") for line in lines[1:])
+
+
+def test_plots_show_every_curve_and_picture(checkout: Path) -> None:
+    shown = json.loads(call(checkout, "dvc", "plots", "show", "--json"))
+    assert "errors" not in shown
+    assert {"ELBO", "Rate and distortion", "plots/embedding.csv"} <= set(shown["data"])
+    call(checkout, "dvc", "plots", "show")
+    page = (checkout / "dvc_plots/index.html").read_text()
+    images = re.findall(r'<img[^>]* src="([^"]+)"', page)
+    assert {picture for picture in PICTURES if any(image.endswith(f"_{picture}.png") for image in images)} == PICTURES
+    assert all((checkout / "dvc_plots" / image).is_file() for image in images)
+    assert call(checkout, "git", "status", "--short") == ""
+
+
+def test_plots_have_no_errors_without_a_validation_split(checkout: Path) -> None:
+    change(checkout, prepare={"validation_size": 0})
+    call(checkout, "dvc", "repro")
+    assert "errors" not in json.loads(call(checkout, "dvc", "plots", "show", "--json"))
+    assert set(json.loads((checkout / "metrics/train.json").read_text())) == {"train_elbo", "best_epoch"}
+
+
+def test_clean_clone_reproduces_the_same_bytes_and_leaves_git_clean(finished: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    call(tmp_path, "git", "clone", "--quiet", str(finished), str(clone))
+    assert stages_run(call(clone, "dvc", "repro")) == ["download", "prepare", "train", "evaluate", "embed", "plot"]
+    assert call(clone, "git", "status", "--short") == ""
+    outputs = ("dvc.lock", "metrics", "plots", "data/model.safetensors", "data/prepared")
+    assert contents(clone, *outputs) == contents(finished, *outputs)
+
+
+def test_push_and_pull_restore_everything_in_another_clone(checkout: Path, tmp_path: Path) -> None:
+    call(checkout, "dvc", "remote", "add", "--default", "folder", str(tmp_path / "remote"))
+    call(checkout, "git", "commit", "--quiet", "--all", "--message=Add a remote")
+    call(checkout, "dvc", "push")
+    clone = tmp_path / "clone"
+    call(tmp_path, "git", "clone", "--quiet", str(checkout), str(clone))
+    call(clone, "dvc", "pull")
+    assert "up to date" in call(clone, "dvc", "status")
+    outputs = ("data/raw", "data/prepared", "data/model.safetensors", "plots")
+    assert contents(clone, *outputs) == contents(checkout, *outputs)

@@ -1,0 +1,413 @@
+import math
+import random
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from vae import checkpoint, training
+from vae.errors import InputError, WorkError
+from vae.step import pixels
+from vae.training import Data, initialize, mean_terms, train
+
+pytestmark = pytest.mark.usefixtures("lean")
+
+SPLITS = ("train", "validation")
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture
+def data(digits):
+    """150 digits to train on, 100 to validate, 5 to show."""
+    return Data(digits[:150], digits[150:250], digits[-5:], draw=True)
+
+
+@pytest.fixture
+def unvalidated(data):
+    return Data(data.train, None, data.showcase, draw=True)
+
+
+@pytest.fixture
+def run(make_model, make_train):
+    """Give a function: a run of a model (a new one by default) from the same seed, and the model that it leaves."""
+
+    def make(data, model=None, checkpoints=None, **keys):
+        model = model or make_model()
+        torch.manual_seed(0)
+        return train(model, data, make_train(**keys), checkpoints), model
+
+    return make
+
+
+@pytest.fixture
+def validation_elbos(monkeypatch):
+    """Give a function: let validation find these ELBOs, epoch by epoch."""
+
+    def script(*values):
+        remaining = iter(values)
+        monkeypatch.setattr(training, "mean_terms", lambda *_: (next(remaining), 0.0))
+
+    return script
+
+
+def break_weights(monkeypatch, at):
+    """Make the weights NaN before the step of this number, counted from 0 over all epochs."""
+    call, seen = training.Step.__call__, []
+
+    def breaking(step, size):
+        if len(seen) == at:
+            step.parameters[0].detach().fill_(math.nan)
+        seen.append(size)
+        call(step, size)
+
+    monkeypatch.setattr(training.Step, "__call__", breaking)
+
+
+def same_weights(left, right):
+    return all(torch.equal(tensor, right.state_dict()[name]) for name, tensor in left.state_dict().items())
+
+
+def broken(model):
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    return model
+
+
+# --- Before the first step
+
+
+def test_training_starts_at_the_mean_image(make_model, digits):
+    model = make_model()
+    initialize(model, digits)
+    with torch.no_grad():
+        model.decoder.output.weight.zero_()
+    mean = digits.double().numpy().mean(axis=0) / 255
+    # The digits' corners are always black: clipped to a thousandth. float32 sums of 1797 bytes.
+    assert mean.min() == 0
+    np.testing.assert_allclose(model.sample(1)[0].detach(), np.clip(mean, 0.001, 0.999), rtol=1e-5)
+
+
+def test_a_graph_on_the_cpu_is_refused(run, data):
+    with pytest.raises(InputError, match=r"train\.step: got 'graph', allowed on cpu: auto, eager"):
+        run(data, step="graph")
+
+
+# --- The loss
+
+
+def test_the_elbo_rises_on_digits(run, digits):
+    data = Data(digits[:1000], digits[1000:1200], digits[-5:], draw=True)
+    progress, _ = run(data, epochs=8)
+    for split in SPLITS:
+        elbos = [row[f"{split}_elbo"] for row in progress.history]
+        # Some 13 nats of a possible 20 in eight epochs; one epoch's draws move the mean by some tenths.
+        assert elbos[-1] > elbos[0] + 5
+        assert elbos[-1] == max(elbos)
+
+
+def test_averaged_weights_leave_the_training_itself_alone(run, unvalidated):
+    plain, _ = run(unvalidated)
+    averaged, _ = run(unvalidated, ema_decay=0.9)
+    assert averaged.history == plain.history
+
+
+def test_averaged_weights_are_judged_shown_and_kept(run, data, make_model):
+    start = make_model()
+    progress, model = run(data, ema_decay=1 - 1e-6, epochs=2)
+    # An average this slow has not left the start, as the loss of weights that did shows.
+    for ours, theirs in zip(model.parameters(), start.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    shown = start.reconstruct(pixels(data.showcase, draw=False)).detach()
+    for images in progress.snapshots.values():
+        torch.testing.assert_close(images, shown, rtol=0, atol=1e-5)
+    first, second = (row["validation_elbo"] for row in progress.history)
+    assert first == pytest.approx(second, abs=1e-2)
+    assert progress.history[1]["train_elbo"] > progress.history[0]["train_elbo"] + 1
+
+
+def test_bfloat16_comes_near_to_float32(run, data):
+    exact, _ = run(data)
+    rough, model = run(data, precision="bfloat16")
+    assert rough.history != exact.history
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    for name in ("train_elbo", "validation_elbo"):
+        # bfloat16 keeps 8 bits: relative errors of 0.4 % in layers of some ten terms, less in their mean.
+        assert rough.history[-1][name] == pytest.approx(exact.history[-1][name], rel=0.005)
+
+
+def test_tf32_is_float32_on_the_cpu_and_ends_with_the_run(run, data):
+    exact, _ = run(data)
+    fast, _ = run(data, precision="tf32")
+    assert fast.history == exact.history
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_tf32_ends_with_a_run_that_fails(run, data, make_model):
+    with pytest.raises(WorkError):
+        run(data, broken(make_model()), precision="tf32")
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("changes", [{}, {"schedule": "constant", "ema_decay": 0.9, "gradient_clip": 5}])
+def test_the_same_seed_gives_the_same_bytes(run, data, changes):
+    first, first_model = run(data, **changes)
+    again, again_model = run(data, **changes)
+    assert again.history == first.history
+    assert same_weights(again_model, first_model)
+    for epoch, images in first.snapshots.items():
+        assert torch.equal(again.snapshots[epoch], images)
+
+
+# --- History
+
+
+def columns(*splits):
+    return {f"{split}_{name}" for split in splits for name in ("elbo", "reconstruction_nll", "kl")}
+
+
+def test_history_has_a_row_an_epoch_with_the_documented_columns(run, data, unvalidated):
+    for split_data, splits in [(data, SPLITS), (unvalidated, ("train",))]:
+        progress, _ = run(split_data)
+        assert [row["epoch"] for row in progress.history] == [1, 2, 3]
+        for row in progress.history:
+            assert set(row) == {"epoch", "learning_rate"} | columns(*splits)
+
+
+def test_the_elbo_is_the_difference_of_its_columns(run, data):
+    progress, _ = run(data)
+    for row in progress.history:
+        for split in SPLITS:
+            difference = -row[f"{split}_reconstruction_nll"] - row[f"{split}_kl"]
+            # Each is rounded to four decimals on its own.
+            assert row[f"{split}_elbo"] == pytest.approx(difference, abs=1.6e-4)
+            assert row[f"{split}_kl"] > 0
+
+
+def test_the_training_columns_are_means_over_images(run, unvalidated, make_model):
+    # Weights that do not move and a z that tells nothing: the log-likelihood of constant pixels.
+    model = make_model()
+    with torch.no_grad():
+        model.decoder.output.weight.zero_()
+        model.decoder.output.bias.zero_()
+    progress, _ = run(unvalidated, model, learning_rate=1e-30, epochs=1)
+    assert progress.history[0]["train_reconstruction_nll"] == pytest.approx(64 * math.log(2), abs=1e-4)
+
+
+def test_the_validation_columns_judge_the_weights_after_the_epoch(run, data, make_train):
+    progress, model = run(data, epochs=1)
+    log_likelihood, kl = mean_terms(model, data.validation, make_train().seed)
+    row = progress.history[0]
+    assert row["validation_reconstruction_nll"] == round(-log_likelihood, 4)
+    assert row["validation_kl"] == round(kl, 4)
+    assert row["validation_elbo"] == round(log_likelihood - kl, 4)
+
+
+def test_the_learning_rate_is_that_of_the_epochs_last_step(run, unvalidated):
+    progress, _ = run(unvalidated, schedule="cosine", epochs=4, learning_rate=0.5)
+    last_steps = np.array([2, 5, 8, 11])
+    expected = 0.25 * (1 + np.cos(np.pi * last_steps / 11))
+    # The rates are float32.
+    np.testing.assert_allclose([row["learning_rate"] for row in progress.history], expected, atol=1e-7)
+
+
+def test_every_epoch_is_reported(run, data, capsys):
+    progress, _ = run(data)
+    last = progress.history[-1]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[-1] == f"epoch 3/3: ELBO {last['train_elbo']:.2f}, validation {last['validation_elbo']:.2f}"
+
+
+# --- The best epoch
+
+
+def test_without_validation_the_best_epoch_is_the_last(run, unvalidated):
+    progress, model = run(unvalidated, schedule="constant")
+    assert progress.best_epoch == progress.epoch == 3
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(progress.best[name], tensor)
+    # A fourth epoch moves the weights on.
+    _, longer = run(unvalidated, schedule="constant", epochs=4)
+    assert not same_weights(model, longer)
+
+
+def test_the_weights_of_the_best_epoch_are_kept(run, data, unvalidated, validation_elbos):
+    validation_elbos(-50.0, -40.0, -45.0, -60.0)
+    progress, model = run(data, schedule="constant", epochs=4)
+    assert progress.best_epoch == 2
+    assert progress.epoch == len(progress.history) == 4
+    _, after_two_epochs = run(unvalidated, schedule="constant", epochs=2)
+    assert same_weights(model, after_two_epochs)
+
+
+def test_of_equal_epochs_the_first_is_the_best(run, data, validation_elbos):
+    validation_elbos(-50.0, -40.0, -40.0)
+    assert run(data)[0].best_epoch == 2
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 2), (2, 5), (3, 6)], ids=lambda value: str(value))
+def test_patience_stops_after_epochs_without_a_better_one(run, data, validation_elbos, patience, epochs):
+    validation_elbos(-50.0, -60.0, -40.0, -45.0, -41.0, -42.0)
+    progress, _ = run(data, epochs=6, patience=patience)
+    assert progress.epoch == len(progress.history) == epochs
+    assert progress.best_epoch == (3 if epochs > 3 else 1)
+
+
+def test_patience_never_stops_a_run_without_validation(run, unvalidated):
+    assert run(unvalidated, patience=1)[0].epoch == 3
+
+
+# --- Snapshots
+
+
+def test_snapshots_are_taken_after_the_chosen_epochs_and_the_last(run, unvalidated):
+    progress, _ = run(unvalidated, epochs=4, snapshot_epochs=[1, 3, 9])
+    assert list(progress.snapshots) == [1, 3, 4]
+    for images in progress.snapshots.values():
+        assert images.shape == (5, 8, 8)
+        assert images.dtype == torch.float32
+        assert bool(((images >= 0) & (images <= 1)).all())
+    assert not torch.equal(progress.snapshots[1], progress.snapshots[3])
+
+
+def test_snapshots_are_reconstructions_by_the_weights_of_their_epoch(run, unvalidated):
+    showcase = pixels(unvalidated.showcase, draw=False)
+    progress, model = run(unvalidated, schedule="constant", epochs=2, snapshot_epochs=[1])
+    _, after_one_epoch = run(unvalidated, schedule="constant", epochs=1)
+    assert torch.equal(progress.snapshots[1], after_one_epoch.reconstruct(showcase))
+    assert torch.equal(progress.snapshots[2], model.reconstruct(showcase))
+
+
+def test_snapshots_end_with_the_best_epoch(run, data, validation_elbos):
+    validation_elbos(-50.0, -40.0, -45.0, -60.0)
+    progress, model = run(data, epochs=4, snapshot_epochs=[3, 1, 4])
+    assert list(progress.snapshots) == [1, 2]
+    assert torch.equal(progress.snapshots[2], model.reconstruct(pixels(data.showcase, draw=False)))
+
+
+# --- Losses that are not finite
+
+
+def test_weights_that_are_no_numbers_stop_the_run_at_its_first_step(run, data, make_model):
+    with pytest.raises(WorkError, match=r"not finite at epoch 1, step 1 of 3: lower train\.learning_rate \(now 0\.01"):
+        run(data, broken(make_model()))
+
+
+def test_a_rate_that_is_far_too_high_stops_the_run(run, data):
+    with pytest.raises(WorkError, match=r"epoch 1, step 2 of 3: lower train\.learning_rate \(now 1e\+30\)"):
+        run(data, learning_rate=1e30, schedule="constant")
+
+
+@pytest.mark.parametrize(("at", "where"), [(2, "epoch 1, step 3"), (3, "epoch 2, step 1"), (7, "epoch 3, step 2")])
+def test_the_message_names_epoch_and_step(run, data, monkeypatch, at, where):
+    break_weights(monkeypatch, at)
+    with pytest.raises(WorkError, match=where):
+        run(data)
+
+
+def test_the_last_good_checkpoint_survives(run, data, monkeypatch, tmp_path):
+    break_weights(monkeypatch, 4)
+    with pytest.raises(WorkError, match="epoch 2, step 2"):
+        run(data, checkpoints=tmp_path, checkpoint_every=1)
+    state = checkpoint.read(tmp_path)
+    assert state["progress"]["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
+
+
+@pytest.mark.parametrize("validated", [True, False], ids=["with validation", "without"])
+def test_weights_ruined_by_the_very_last_step_are_not_handed_on(run, data, unvalidated, validated):
+    # The only step has a finite loss; its rate overflows float32, and so do the weights that it leaves.
+    with pytest.raises(WorkError, match="epoch 1"):
+        run(data if validated else unvalidated, epochs=1, batch_size=150, learning_rate=1e39, schedule="constant")
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_validation_loss_that_is_not_finite_stops_the_run(run, data, validation_elbos, epoch, value):
+    validation_elbos(*[-50.0] * (epoch - 1), value, -45.0, -40.0)
+    with pytest.raises(WorkError, match=f"epoch {epoch}"):
+        run(data)
+
+
+# --- Validation
+
+
+def global_random_numbers():
+    return torch.rand(3).tolist(), random.random(), np.random.random()
+
+
+def test_validation_leaves_the_global_random_numbers_alone(make_model, digits):
+    model = make_model()
+
+    def draws(act):
+        torch.manual_seed(5)
+        random.seed(5)
+        np.random.seed(5)
+        act()
+        return global_random_numbers()
+
+    expected = draws(lambda: None)
+    assert draws(lambda: mean_terms(model, digits[:20], seed=1)) == expected
+
+
+def test_validation_draws_depend_on_the_seed_alone(make_model, digits):
+    model = make_model()
+    first = mean_terms(model, digits[:20], seed=1)
+    torch.rand(7)
+    assert mean_terms(model, digits[:20], seed=1) == first
+    assert mean_terms(model, digits[:20], seed=2) != first
+
+
+def test_validation_leaves_no_gradients(make_model, digits):
+    model = make_model()
+    mean_terms(model, digits[:20], seed=1)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("batch", [1, 30, 100])
+def test_validation_is_the_mean_over_images_however_they_are_cut(make_model, digits, monkeypatch, batch):
+    monkeypatch.setattr(training, "_VALIDATION_BATCH", batch)
+    model, images = make_model(), digits[:100]
+    with torch.no_grad():
+        # z tells nothing, so that the log-likelihood is the same for every draw.
+        model.decoder.output.weight.zero_()
+    log_likelihood, kl = mean_terms(model, images, seed=1)
+    x = images.numpy() / 255
+    logits = model.decoder.output.bias.detach().double().numpy().reshape(8, 8)
+    q = model.encode(torch.from_numpy(x).float())
+    mean, scale = q.mean.detach().double().numpy(), q.stddev.detach().double().numpy()
+    # float32 networks and sums of 64 terms.
+    assert log_likelihood == pytest.approx((x * logits - np.logaddexp(0, logits)).sum() / 100, rel=1e-5)
+    assert kl == pytest.approx((mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum() / 2 / 100, rel=1e-5)
+
+
+# --- The process around it
+
+
+def handlers():
+    return [signal.getsignal(number) for number in HANDLED]
+
+
+def test_signal_handlers_are_put_back_after_a_run(run, data):
+    before = handlers()
+    run(data, epochs=1)
+    assert handlers() == before
+
+
+def test_signal_handlers_are_put_back_after_a_failure(run, data, make_model):
+    before = handlers()
+    with pytest.raises(WorkError):
+        run(data, broken(make_model()), epochs=1)
+    assert handlers() == before
+
+
+def test_it_also_trains_in_a_thread_which_gets_no_signals(run, data):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run(data, epochs=1)))
+    thread.start()
+    thread.join()
+    expected, model = run(data, epochs=1)
+    assert results[0][0].history == expected.history
+    assert same_weights(results[0][1], model)
