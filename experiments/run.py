@@ -1,8 +1,8 @@
 """Run a named experiment: `python -m experiments.run NAME`.
 
-experiments/NAME.yaml holds what differs from params.yaml. The run goes through `dvc exp run`, so it lands in
-`dvc exp show`; with `--folder` it happens in a copy of the project, which leaves this one as it is, and there it
-does without DVC where none is installed.
+experiments/NAME.yaml holds what differs from params.yaml. The run goes through `dvc exp run`, so that it lands in
+`dvc exp show`; further options go to it as they are, such as `--queue` or `-S train.epochs=20`. With `--folder` the
+run happens in a copy of the project, which leaves this one as it is, and without DVC where none is installed.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +24,45 @@ from vae.settings import parse_settings
 EXPERIMENTS = Path("experiments")
 PROJECT = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "stages", "vae", ".dvc/plots")
 
+Changes = dict[str, dict[str, Any]]
 
-def read_experiment(name: str) -> dict[str, dict[str, Any]]:
-    """Read what an experiment changes, section by section.
+
+def names() -> list[str]:
+    """The experiments there are, in alphabetical order."""
+    return sorted(str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml"))
+
+
+def read_experiment(name: str, assignments: Sequence[str] = ()) -> Changes:
+    """Read what an experiment changes, section by section; assignments such as `train.epochs=20` come on top.
 
     Raises:
         InputError: there is no such experiment, or it does not fit params.yaml; the message names the key.
     """
+    if name not in names():
+        raise InputError(f"{name}: no such experiment, allowed: {', '.join(names())}")
     path = EXPERIMENTS / f"{name}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
-        raise InputError(f"{name}: no such experiment, allowed: {known}")
-    changes = yaml.safe_load(path.read_text())
+    changes: Changes = yaml.safe_load(path.read_text())
+    for assignment in assignments:
+        key, _, value = assignment.partition("=")
+        section, _, key = key.partition(".")
+        changes.setdefault(section, {})[key] = yaml.safe_load(value)
     parse_settings(changed(yaml.safe_load(Path("params.yaml").read_text()), changes), str(path))
     return changes
 
 
-def changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def changed(settings: Changes, changes: Changes) -> Changes:
     """Settings of two levels with some values replaced."""
     return settings | {section: {**settings.get(section, {}), **values} for section, values in changes.items()}
 
 
-def run_here(name: str, changes: dict[str, dict[str, Any]], options: list[str]) -> None:
-    """Run through `dvc exp run` in this workspace; `options` go to it as they are, such as `--queue`."""
-    assignments = [f"{section}.{key}={json.dumps(value)}" for section, key, value in _flat(changes)]
-    arguments = [argument for assignment in assignments for argument in ("--set-param", assignment)]
-    _call("-m", "dvc", "exp", "run", "--name", name, *arguments, *options, folder=Path())
+def run_here(name: str, changes: Changes, options: Sequence[str]) -> None:
+    """Run through `dvc exp run` in this workspace; `options` go to it as they are."""
+    values = [f"{section}.{key}={json.dumps(value)}" for section, key, value in _flat(changes)]
+    arguments = [argument for value in values for argument in ("--set-param", value)]
+    _call("-m", "dvc", "exp", "run", "--name", name.replace("/", "-"), *arguments, *options, folder=Path())
 
 
-def run_in(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
+def run_in(folder: Path, changes: Changes) -> None:
     """Run in a copy of the project at `folder`, which is made anew."""
     shutil.rmtree(folder, ignore_errors=True)
     for name in PROJECT:
@@ -71,7 +81,7 @@ def run_in(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
     _call("-m", "dvc", "metrics", "show", folder=folder)
 
 
-def _flat(changes: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+def _flat(changes: Changes) -> Iterator[tuple[str, str, Any]]:
     for section, values in changes.items():
         for key, value in values.items():
             yield section, key, value
@@ -90,9 +100,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.run", description=__doc__.split("\n\n")[1])
     parser.add_argument("name", help="a file in experiments/, without .yaml")
     parser.add_argument("--folder", type=Path, help="run in a copy of the project here instead of in this workspace")
+    parser.add_argument("-S", "--set-param", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     arguments, options = parser.parse_known_args()
     try:
-        changes = read_experiment(arguments.name)
+        changes = read_experiment(arguments.name, arguments.assignments)
+        if arguments.folder and options:
+            raise InputError(f"{' '.join(options)}: no option of a run with --folder")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

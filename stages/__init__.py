@@ -21,6 +21,12 @@ def run(stage: Callable[[Settings], None]) -> None:
         _fail(error.status, str(error))
     except OSError as error:
         _fail(1, f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        # torch's error has RuntimeError above it; stages that do without torch must not import it for this.
+        if "OutOfMemory" not in type(error).__name__ and not isinstance(error, MemoryError):
+            raise
+        reason = (str(error).splitlines() or ["no more to be had"])[0]
+        _fail(1, f"memory: {reason}; lower train.batch_size, or set train.device to cpu")
     except KeyboardInterrupt:
         _fail(130, "interrupted")
 

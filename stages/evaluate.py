@@ -4,7 +4,7 @@ from stages import run
 from vae.device import set_up
 from vae.evaluation import metrics, score
 from vae.model import load
-from vae.settings import Settings
+from vae.settings import Settings, mark_relaxed
 from vae.storage import read_tensors, write_arrays, write_json
 
 
@@ -13,11 +13,12 @@ def evaluate(settings: Settings) -> None:
     device = set_up(settings.train.device)
     model = load("data/model.safetensors", str(device))
     test, _ = read_tensors("data/prepared/test.safetensors")
-    images = test["images"].to(device)
-    scores = score(model, images, settings.evaluate.importance_samples, settings.evaluate.seed)
+    split = {name: test[name].to(device) for name in ("images", "labels")}
+    scores = score(model, split, settings.evaluate.importance_samples, settings.evaluate.seed)
     arrays = {"mean": scores.mean, "elbo": scores.elbo.float(), "labels": test["labels"]}
     write_arrays("data/latents.npz", {name: values.numpy() for name, values in arrays.items()})
-    write_json("metrics/evaluate.json", {name: round(value, 4) for name, value in metrics(scores).items()})
+    rounded = {name: round(value, 4) for name, value in metrics(scores).items()}
+    write_json("metrics/evaluate.json", mark_relaxed(rounded, model.metadata["model"]["likelihood"]))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from stages import run
 from vae import checkpoint
 from vae.device import set_up
 from vae.errors import WorkError
-from vae.model import VAE, save
-from vae.settings import Settings
+from vae.model import VAE, make_model, save
+from vae.settings import Settings, mark_relaxed
 from vae.storage import read_tensors, write_arrays, write_csv, write_json
 from vae.training import Data, Progress, initialize, train
 
@@ -37,8 +37,9 @@ def _train(settings: Settings) -> None:
     device = set_up(settings.train.device)
     data, indices, metadata = _read_data()
     pyro.set_rng_seed(settings.train.seed)
-    model = VAE(settings.model, tuple(data.train.shape[1:]))
-    initialize(model, data.train)
+    images = data.train["images"]
+    model = make_model(settings.model, tuple(images.shape[1:]), len(metadata["classes"]))
+    initialize(model, images)
     folder = SCRATCH / _identity(settings, data, device)
     for other in checkpoint.others(folder):
         print(f"{other}: set aside, it belongs to other settings, data or code; delete it if it is of no more use")
@@ -53,10 +54,11 @@ def _read_data() -> tuple[Data, np.ndarray, dict[str, Any]]:
     test, _ = read_tensors(PREPARED / "test.safetensors")
     validation = None
     if (PREPARED / "validation.safetensors").exists():
-        validation = read_tensors(PREPARED / "validation.safetensors")[0]["images"]
+        validation, _ = read_tensors(PREPARED / "validation.safetensors")
     # One test image a class, to show how reconstructions improve; nothing is learned from them.
     _, first = np.unique(test["labels"].numpy(), return_index=True)
-    data = Data(split["images"], validation, test["images"][first], metadata["binarization"] == "dynamic")
+    showcase = {name: test[name][first] for name in ("images", "labels")}
+    data = Data(split, validation, showcase, metadata["binarization"] == "dynamic")
     return data, first, metadata
 
 
@@ -65,7 +67,7 @@ def _identity(settings: Settings, data: Data, device: torch.device) -> str:
     ignored = {"checkpoint_every", "keep_checkpoint"} | ({"epochs"} if settings.train.schedule == "constant" else set())
     modules = sorted(name for name in sys.modules if name.split(".")[0] in ("vae", "stages"))
     code = [Path(path).read_bytes() for name in modules if (path := sys.modules[name].__file__)]
-    images = [data.train, data.showcase] + ([] if data.validation is None else [data.validation])
+    images = [split[name] for split in data.splits if split for name in ("images", "labels")]
     versions = [torch.__version__, pyro.__version__, str(device), torch.get_num_threads()]
     train_settings = settings.train.model_dump(exclude=ignored)
     return checkpoint.digest(settings.model.model_dump(), train_settings, versions, *images, *code)
@@ -74,6 +76,7 @@ def _identity(settings: Settings, data: Data, device: torch.device) -> str:
 def _write(model: VAE, progress: Progress, indices: np.ndarray, settings: Settings, metadata: dict[str, Any]) -> None:
     last = progress.history[progress.best_epoch - 1]
     scores = {name: last[name] for name in ("train_elbo", "validation_elbo") if name in last}
+    scores = mark_relaxed(scores, settings.model.likelihood)
     known = {
         **metadata,
         "train": settings.train.model_dump(),

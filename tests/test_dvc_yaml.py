@@ -67,11 +67,21 @@ def submodules(root, module, names):
     package = root.joinpath(*module.split("."))
     if module.split(".")[0] not in PACKAGES or not package.is_dir():
         return
-    defined = {getattr(node, "name", None) for node in parse(package / "__init__.py").body}
+    body = parse(package / "__init__.py").body
+    defined = {getattr(node, "name", None) for node in body}
+    # What a package hands on comes from modules that are found by following the package's own imports.
+    defined |= {alias.asname or alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    defined |= {target.id for node in body if isinstance(node, ast.Assign | ast.AnnAssign) for target in targets(node)}
     for name in names:
         # Any other attribute of a package may come from a module that nobody sees; `vae.load` does.
         if name not in defined:
             yield f"{module}.{name}"
+
+
+def targets(node):
+    """The names that an assignment at a module's top defines."""
+    found = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return [target for target in found if isinstance(target, ast.Name)]
 
 
 def file_of(root, parts):

@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vae.model import VAE
-from vae.objectives import elbo_terms, weight_terms
+from vae.objectives import weight_terms
+from vae.preparation import Split
 from vae.step import pixels
 
 # Decoded images held at once. On a CPU a chunk should stay in its cache, on a GPU fill its units.
@@ -37,35 +38,38 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
-def score(model: VAE, images: Tensor, samples: int, seed: int) -> Scores:
-    """Measure uint8 images (n, height, width) with `samples` draws of z each, in bounded memory.
+def score(model: VAE, split: Split, samples: int, seed: int) -> Scores:
+    """Measure a split's images with `samples` draws of z each, in bounded memory.
 
-    The log-likelihood is the importance-weighted bound log 1/K sum_k p(x, z_k) / q(z_k | x) with K = samples
-    (Burda et al. 2015, equation 8), which reaches log p(x) from below as K grows; the ELBO's first term is the
-    mean over the same draws.
+    The images are uint8 (n, height, width), the labels int64 (n,), both on the model's device. The log-likelihood is
+    the importance-weighted bound log 1/K sum_k p(x, z_k) / q(z_k | x) with K = samples (Burda et al. 2015,
+    equation 8), which reaches log p(x) from below as K grows; the ELBO's terms are means over the same draws.
     """
     pyro.set_rng_seed(seed)
+    images, labels = split["images"], split["labels"]
     rows = _CHUNK_ROWS[images.device.type]
     draws = min(samples, 100)
+    size = max(rows // draws, 1)
     parts = []
     with tqdm(total=len(images), unit="image", desc=f"{samples} importance samples", disable=None) as bar:
-        for batch in images.split(max(rows // draws, 1)):
-            parts.append([part.cpu() for part in _score_batch(model, pixels(batch, draw=False), samples, draws)])
+        for batch, classes in zip(images.split(size), labels.split(size), strict=True):
+            scores = _score_batch(model, pixels(batch, draw=False), classes, samples, draws)
+            parts.append([part.cpu() for part in scores])
             bar.update(len(batch))
     return Scores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _score_batch(model: VAE, images: Tensor, samples: int, draws: int) -> Scores:
+def _score_batch(model: VAE, images: Tensor, labels: Tensor, samples: int, draws: int) -> Scores:
     log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
-    reconstruction = torch.zeros_like(log_sum)
+    reconstruction, kl = torch.zeros_like(log_sum), torch.zeros_like(log_sum)
     for start in range(0, samples, draws):
-        terms = weight_terms(model.model, model.guide, min(draws, samples - start), images)
+        terms = weight_terms(model.model, model.guide, min(draws, samples - start), images, labels)
         log_sum = torch.logaddexp(log_sum, terms.elbo.double().logsumexp(dim=0))
         reconstruction -= terms.log_likelihood.double().sum(dim=0)
-    kl = elbo_terms(model.model, model.guide, images).kl.double()
-    mean = model.encode(images).mean
-    mse = (model.decode(mean) - images).square().mean(dim=(-2, -1)).double()
-    return Scores(log_sum - math.log(samples), reconstruction / samples, kl, mse, mean)
+        kl += terms.kl.double().sum(dim=0)
+    mean = model.represent(images, labels)
+    mse = (model.decode(mean, labels) - images).square().mean(dim=(-2, -1)).double()
+    return Scores(log_sum - math.log(samples), reconstruction / samples, kl / samples, mse, mean)
 
 
 def metrics(scores: Scores) -> dict[str, float]:

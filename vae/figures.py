@@ -17,6 +17,11 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "digits": "Digits (8 x 8)"}
+LIKELIHOODS = {
+    "relaxed_bernoulli": "relaxed Bernoulli, no likelihood",
+    "continuous_bernoulli": "continuous Bernoulli",
+    "discretized_logistic": "discretized logistic",
+}
 METHODS = {"tsne": "t-SNE", "pca": "PCA"}
 TERMS = {
     "elbo": "ELBO (higher is better)",
@@ -42,8 +47,8 @@ MOST_COLUMNS = 20
 def describe(metadata: Mapping[str, Any]) -> str:
     """Say in one line what a model was trained on and for how long, from the metadata in its file."""
     epochs, best = metadata["epochs"], metadata["best_epoch"]
-    relaxed = metadata["binarization"] == "none"
-    pixels = "grey-scale (relaxed Bernoulli, no likelihood)" if relaxed else f"{metadata['binarization']} binarization"
+    grey = f"grey-scale ({LIKELIHOODS.get(metadata['model']['likelihood'])})"
+    pixels = grey if metadata["binarization"] == "none" else f"{metadata['binarization']} binarization"
     duration = f"{epochs} epochs" if epochs > 1 else "1 epoch"
     kept = "" if best in (None, epochs) else f" (best: {best})"
     return f"{DATASETS[metadata['dataset']]}, {pixels}, {duration}{kept}"
@@ -139,6 +144,23 @@ def samples(probabilities: np.ndarray, caption: str) -> Figure:
         title="Samples: decoded draws from the prior",
         caption=caption,
         image_size=SMALL_IMAGE,
+    )
+
+
+def samples_by_class(probabilities: np.ndarray, classes: Sequence[str], caption: str) -> Figure:
+    """Show a conditional model's means at draws from the prior, the same draws for every class.
+
+    Args:
+        probabilities: images in [0, 1], of shape `(draws, classes, height, width)`.
+        classes: the classes' names.
+        caption: the title's second line.
+    """
+    return _gallery(
+        probabilities,
+        title="Samples by class: one draw from the prior in each row",
+        caption=caption,
+        image_size=SMALL_IMAGE,
+        column_labels=classes,
     )
 
 

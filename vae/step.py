@@ -5,12 +5,14 @@ host: on a GPU it is captured once as a CUDA graph for each batch size and then 
 """
 
 import math
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from vae.model import VAE
-from vae.objectives import elbo_terms
+from vae.objectives import OBJECTIVES
 from vae.settings import Train
 
 _WARM_UP_RUNS = 3
@@ -20,13 +22,18 @@ def learning_rates(settings: Train, steps: int) -> Tensor:
     """The learning rate of each step, float32 of shape (steps,).
 
     `one_cycle` rises over the first 30 % of the steps from 1/25 of the peak and falls to 0, both along a
-    cosine (Smith & Topin 2017); `cosine` falls from the first step on.
+    cosine (Smith & Topin 2017); `cosine` falls from the first step on. `iwae` has eight stages, each three times as
+    long as the one before and at 10^(-1/7) times its rate (Burda et al. 2015, section 5: 3280 passes in all).
     """
     done = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
     if settings.schedule == "constant":
         factor = torch.ones(steps, dtype=torch.float64)
     elif settings.schedule == "cosine":
         factor = (1 + torch.cos(math.pi * done)) / 2
+    elif settings.schedule == "iwae":
+        ends = torch.tensor([(3 ** (i + 1) - 1) / (3**8 - 1) for i in range(7)], dtype=torch.float64)
+        stage = torch.bucketize(torch.arange(steps, dtype=torch.float64) / steps, ends, right=True)
+        factor = 10.0 ** (-stage / 7)
     else:
         rise, start = 0.3, 1 / 25
         up = start + (1 - start) * (1 - torch.cos(math.pi * done / rise)) / 2
@@ -36,15 +43,17 @@ def learning_rates(settings: Train, steps: int) -> Tensor:
 
 
 def kl_weights(settings: Train, steps: int, steps_an_epoch: int) -> Tensor:
-    """The KL term's weight at each step, float32 of shape (steps,): rising linearly to 1 (Bowman et al. 2016)."""
+    """The KL term's weight at each step, float32 of shape (steps,): rising linearly to beta (Bowman et al. 2016)."""
     warm_up = settings.kl_warmup_epochs * steps_an_epoch
-    return ((torch.arange(steps, dtype=torch.float64) + 1) / max(warm_up, 1)).clamp(max=1).float()
+    return settings.beta * ((torch.arange(steps, dtype=torch.float64) + 1) / max(warm_up, 1)).clamp(max=1).float()
 
 
 def pixels(images: Tensor, draw: bool) -> Tensor:
     """Turn uint8 images (255 stands for 1) into float32 ones; with `draw` into 0 and 1, drawn by intensity."""
-    intensities = images.float() / 255
-    return (torch.rand_like(intensities) < intensities).float() if draw else intensities
+    if not draw:
+        return images.float() / 255
+    noise = torch.empty(images.shape, device=images.device).uniform_(0, 255)
+    return torch.lt(noise, images, out=noise)
 
 
 class Step:
@@ -52,34 +61,40 @@ class Step:
 
     Attributes:
         totals: the log-likelihood's and the KL's sums over the images since `begin_epoch`, float64 (2,).
-        failed: index of the first step whose loss was not finite, or -1; int64 ().
+        losses: the loss of each of the epoch's steps, float32 (steps an epoch,).
+        rate: the last step's learning rate, float32 ().
     """
 
-    def __init__(self, model: VAE, images: Tensor, draw: bool, settings: Train) -> None:
+    def __init__(self, model: VAE, images: Tensor, draw: bool, settings: Train, labels: Tensor | None = None) -> None:
         device = images.device
         self.model, self.images, self.draw, self.settings = model, images, draw, settings
+        self.labels = labels if model.classes else None
         per_epoch = math.ceil(len(images) / settings.batch_size)
         steps = per_epoch * settings.epochs
         self.rates = learning_rates(settings, steps).to(device)
-        self.kl_weights = kl_weights(settings, steps, per_epoch).to(device)
+        weighted = settings.kl_warmup_epochs or settings.beta != 1
+        self.kl_weights = kl_weights(settings, steps, per_epoch).to(device) if weighted else None
         self.offsets = torch.arange(settings.batch_size, device=device)
         self.order = torch.arange(len(images), device=device)
-        self.cursor = torch.zeros((), dtype=torch.int64, device=device)
-        self.index = torch.zeros(1, dtype=torch.int64, device=device)
-        self.failed = torch.full((1,), -1, dtype=torch.int64, device=device)
+        self.index = torch.zeros(1, dtype=torch.int64, device=device)  # of the step in the run
+        self.batch = torch.zeros(1, dtype=torch.int64, device=device)  # of the step in the epoch
+        self.losses = torch.zeros(per_epoch, device=device)
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)
+        self.objective = OBJECTIVES[settings.objective]
         self.parameters = list(model.parameters())
-        self.optimizer = _ready_adam(self.parameters, device)
+        self.optimizer = _ready_adam(self.parameters, settings.adam_epsilon, device)
         self.rate = self.optimizer.param_groups[0]["lr"]
         self.average = [p.detach().clone() for p in self.parameters] if settings.ema_decay else []
+        autocast = partial(torch.autocast, device.type, torch.bfloat16)
+        self.casts = autocast if settings.precision == "bfloat16" else nullcontext
         self.captures = settings.step == "graph" or (settings.step == "auto" and device.type == "cuda")
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def begin_epoch(self) -> None:
-        """Shuffle, and set the totals to zero."""
+        """Shuffle, and begin to count and to add up anew."""
         torch.randperm(len(self.order), out=self.order)
-        self.cursor.zero_()
-        self.totals.zero_()
+        for started in (self.batch, self.losses, self.totals):
+            started.zero_()
 
     def __call__(self, size: int) -> None:
         """Train on the next `size` images of the epoch; returns before the device is done."""
@@ -92,7 +107,7 @@ class Step:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a step writes, by name, as the live tensors."""
-        state = {name: getattr(self, name) for name in ("order", "cursor", "index", "failed", "totals")}
+        state = {name: getattr(self, name) for name in ("order", "index", "batch", "losses", "totals")}
         state |= {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
         state |= {f"average.{i}": tensor for i, tensor in enumerate(self.average)}
         for i, parameter in enumerate(self.parameters):
@@ -105,11 +120,12 @@ class Step:
             tensor.copy_(tensors[name])
 
     def _run(self, size: int) -> None:
-        chosen = self.order.index_select(0, self.offsets[:size] + self.cursor)
+        chosen = self.order.index_select(0, self.offsets[:size] + self.batch * self.settings.batch_size)
         images = pixels(self.images.index_select(0, chosen), self.draw)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            terms = elbo_terms(self.model.model, self.model.guide, images)
-        loss = -(terms.log_likelihood - self.kl_weights.index_select(0, self.index) * terms.kl).mean()
+        labels = None if self.labels is None else self.labels.index_select(0, chosen)
+        kl_weight = 1.0 if self.kl_weights is None else self.kl_weights.index_select(0, self.index).squeeze(0)
+        with self.casts():
+            loss, terms = self.objective(self.model, (images, labels), kl_weight, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         with torch.no_grad():
@@ -119,11 +135,10 @@ class Step:
             self.optimizer.step()
             if self.average:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - self.settings.ema_decay)
-            self.totals += torch.stack([terms.log_likelihood.sum(), terms.kl.sum()])
-            failed_now = (self.failed < 0) & ~loss.isfinite()
-            self.failed.copy_(torch.where(failed_now, self.index, self.failed))
+            self.totals += size * torch.stack([terms.log_likelihood.mean(), terms.kl.mean()])
+            self.losses.index_copy_(0, self.batch, loss.detach().view(1))
             self.index += 1
-            self.cursor += size
+            self.batch += 1
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
         # The runs that warm up the kernels must leave no trace, so that graph and eager step agree.
@@ -144,10 +159,10 @@ class Step:
         return graph
 
 
-def _ready_adam(parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Adam:
+def _ready_adam(parameters: list[nn.Parameter], epsilon: float, device: torch.device) -> torch.optim.Adam:
     # Adam makes its state at its first step; one at rate 0 makes it now, so that it can be captured and restored.
     rate = torch.zeros((), device=device)
-    adam = torch.optim.Adam(parameters, lr=rate, fused=True, capturable=device.type == "cuda")
+    adam = torch.optim.Adam(parameters, lr=rate, eps=epsilon, fused=True, capturable=device.type == "cuda")
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     adam.step()

@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from vae import checkpoint
+from vae.distributions.priors import VampPrior
 from vae.errors import InputError, Interrupted, WorkError
 from vae.model import VAE
 from vae.objectives import elbo_terms
+from vae.preparation import Split
 from vae.settings import Train
-from vae.step import Step, learning_rates, pixels
+from vae.step import Step, pixels
 
 _VALIDATION_BATCH = 1000
 _LOG_LINES = 20  # printed in a whole run, where there is no terminal for a progress bar
@@ -43,23 +44,37 @@ class Progress:
 
 @dataclass(frozen=True)
 class Data:
-    """What training sees: uint8 images of shape (n, height, width), 255 standing for 1.
+    """What training sees of each split: images, uint8 of shape (n, height, width), 255 standing for 1, and labels.
 
-    `draw` tells whether each mini-batch draws its pixels afresh from `train`'s intensities; `validation` may be
-    None; `showcase` holds the few images whose reconstructions are kept after chosen epochs.
+    `draw` tells whether each mini-batch draws its pixels afresh from the training images' intensities; `validation`
+    may be None; `showcase` holds the few images whose reconstructions are kept after chosen epochs. Labels, int64
+    of shape (n,), reach only a conditional model.
     """
 
-    train: Tensor
-    validation: Tensor | None
-    showcase: Tensor
+    train: Split
+    validation: Split | None
+    showcase: Split
     draw: bool
 
+    def to(self, device: torch.device) -> "Data":
+        """The same on a device, where all of it stays during training."""
+        splits = [split and {name: values.to(device) for name, values in split.items()} for split in self.splits]
+        return Data(*splits, self.draw)
 
+    @property
+    def splits(self) -> tuple[Split, Split | None, Split]:
+        """Training, validation and showcase."""
+        return self.train, self.validation, self.showcase
+
+
+@torch.no_grad()
 def initialize(model: VAE, images: Tensor) -> None:
-    """Set the decoder's output bias so that training starts at the mean training image; images uint8 (n, h, w)."""
-    mean = images.float().mean(dim=0) / 255
-    with torch.no_grad():
-        model.decoder.output.bias.copy_(model.likelihood.initial_output(mean).flatten())
+    """Start from training images, uint8 (n, height, width): the decoder at their mean, a VampPrior at some of them."""
+    intensities = pixels(images, draw=False)
+    model.decoder.bias.copy_(model.likelihood.initial_output(intensities))
+    if isinstance(model.prior, VampPrior):
+        components = len(model.prior.logits)
+        model.prior.initialize(intensities[torch.randperm(len(images))[:components]])
 
 
 def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = None) -> Progress:
@@ -73,13 +88,14 @@ def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = No
         Interrupted: SIGINT or SIGTERM came; the state was saved first.
     """
     device = next(model.parameters()).device
+    data = data.to(device)
     if settings.step == "graph" and device.type != "cuda":
         raise InputError(f"params.yaml: train.step: got 'graph', allowed on {device.type}: auto, eager")
     with _matrix_precision(settings), _signals() as received:
-        step = Step(model, data.train.to(device), data.draw, settings)
+        step = Step(model, data.train["images"], data.draw, settings, data.train["labels"])
         progress = _take_up(step, settings, checkpoints) or Progress()
-        sizes = [settings.batch_size] * (len(data.train) // settings.batch_size)
-        sizes += [rest] if (rest := len(data.train) % settings.batch_size) else []
+        sizes = [settings.batch_size] * (len(step.images) // settings.batch_size)
+        sizes += [rest] if (rest := len(step.images) % settings.batch_size) else []
         bar = tqdm(
             total=settings.epochs * len(sizes),
             initial=progress.epoch * len(sizes) + progress.batch,
@@ -109,45 +125,54 @@ def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = No
 
 
 @torch.no_grad()
-def mean_terms(model: VAE, images: Tensor, seed: int) -> tuple[float, float]:
-    """Mean log-likelihood and KL of uint8 images (n, h, w), one draw of z each, nats an image.
+def mean_terms(model: VAE, split: Split, seed: int) -> tuple[float, float]:
+    """Mean log-likelihood and KL of a split's images, one draw of z each, nats an image.
 
     The draws depend on the seed alone, and the callers' random numbers go on as if nothing had been drawn.
     """
+    images, labels = split["images"], split["labels"]
     devices = [images.device] if images.device.type == "cuda" else []
     totals = torch.zeros(2, dtype=torch.float64, device=images.device)
     with torch.random.fork_rng(devices):
-        pyro.set_rng_seed(seed)
-        for batch in images.split(_VALIDATION_BATCH):
-            terms = elbo_terms(model.model, model.guide, pixels(batch, draw=False))
+        torch.manual_seed(seed)
+        for batch, classes in zip(images.split(_VALIDATION_BATCH), labels.split(_VALIDATION_BATCH), strict=True):
+            terms = elbo_terms(model.model, model.guide, pixels(batch, draw=False), classes)
             totals += torch.stack([terms.log_likelihood.sum(), terms.kl.sum()])
     log_likelihood, kl = (totals / len(images)).tolist()
     return log_likelihood, kl
 
 
 def _finish_epoch(step: Step, progress: Progress, data: Data, settings: Train, steps: int) -> None:
-    if (failed := step.failed.item()) >= 0:
-        epoch, batch = divmod(failed, steps)
-        raise WorkError(
-            f"the loss is not finite at epoch {epoch + 1}, step {batch + 1} of {steps}: lower train.learning_rate "
-            f"(now {settings.learning_rate:g}) or set train.gradient_clip (now {settings.gradient_clip:g}; try 10)"
+    failed = (~step.losses.isfinite()).nonzero()
+    if len(failed):
+        raise _diverged(
+            f"the loss is not finite at epoch {progress.epoch + 1}, step {failed[0].item() + 1} of {steps}", settings
         )
+    if not all(parameter.isfinite().all() for parameter in step.parameters):
+        raise _diverged(f"the weights are not finite after epoch {progress.epoch + 1}", settings)
     progress.epoch, progress.batch = progress.epoch + 1, 0
-    log_likelihood, kl = (step.totals / len(data.train)).tolist()
+    log_likelihood, kl = (step.totals / len(step.images)).tolist()
     row = {"epoch": progress.epoch} | _columns("train", log_likelihood, kl)
     with _averaged(step):
         if data.validation is not None:
-            row |= _columns(
-                "validation", *mean_terms(step.model, data.validation.to(step.images.device), settings.seed)
-            )
+            row |= _columns("validation", *mean_terms(step.model, data.validation, settings.seed))
+            if not math.isfinite(row["validation_elbo"]):
+                raise _diverged(f"the validation ELBO is not finite after epoch {progress.epoch}", settings)
         if progress.epoch in settings.snapshot_epochs:
             progress.snapshots[progress.epoch] = _reconstruct(step.model, data.showcase)
         best = max((old["validation_elbo"] for old in progress.history if "validation_elbo" in old), default=-math.inf)
         if row.get("validation_elbo", math.inf) > best:
             progress.best_epoch = progress.epoch
             progress.best = {name: tensor.clone() for name, tensor in step.model.state_dict().items()}
-    row["learning_rate"] = learning_rates(settings, steps * settings.epochs)[progress.epoch * steps - 1].item()
+    row["learning_rate"] = step.rate.item()
     progress.history.append(row)
+
+
+def _diverged(what: str, settings: Train) -> WorkError:
+    return WorkError(
+        f"{what}: lower train.learning_rate (now {settings.learning_rate:g}) "
+        f"or set train.gradient_clip (now {settings.gradient_clip:g}; try 10)"
+    )
 
 
 def _columns(split: str, log_likelihood: float, kl: float) -> dict[str, float]:
@@ -160,9 +185,8 @@ def _out_of_patience(progress: Progress, settings: Train) -> bool:
 
 
 @torch.no_grad()
-def _reconstruct(model: VAE, images: Tensor) -> Tensor:
-    device = next(model.parameters()).device
-    return model.reconstruct(pixels(images.to(device), draw=False)).cpu()
+def _reconstruct(model: VAE, split: Split) -> Tensor:
+    return model.reconstruct(pixels(split["images"], draw=False), split["labels"]).cpu()
 
 
 def _load_best(step: Step, progress: Progress) -> None:
@@ -184,16 +208,20 @@ def _averaged(step: Step) -> Iterator[None]:
     with torch.no_grad():
         trained = [parameter.clone() for parameter in step.parameters]
         torch._foreach_copy_(step.parameters, step.average)
-        yield
-        torch._foreach_copy_(step.parameters, trained)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(step.parameters, trained)
 
 
 @contextmanager
 def _matrix_precision(settings: Train) -> Iterator[None]:
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = settings.precision == "tf32"
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _report(bar: Any, progress: Progress, settings: Train) -> None:

@@ -1,119 +1,38 @@
-"""params.yaml as typed, validated settings: one class a section, one field a key."""
+"""Reading and validating params.yaml, and the messages about what is wrong with it."""
 
 import difflib
 import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from vae.errors import InputError
-
-DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "digits"]
-Binarization = Literal["dynamic", "static", "threshold", "none"]
-Device = Literal["auto", "cpu", "cuda"]
-
-_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", re.ASCII)
+from vae.settings.sections import Settings
 
 
-def _read_exponent(value: Any) -> Any:
-    # DVC writes 0.00001 as 1e-05, which YAML 1.1 (no dot in it) calls a string.
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC reads it, which is YAML 1.2: no octal 010, no sexagesimal 1:30, no yes or no for booleans."""
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_read_exponent)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_read_exponent)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class Section(BaseModel):
-    """One section of params.yaml: read-only, no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Download(Section):
-    """Where the images come from."""
-
-    dataset: DatasetName
-    mirrors: list[Annotated[str, Field(pattern=r"^(https?|file)://|^/|^\.")]]
-
-
-class Prepare(Section):
-    """How images become the tensors that the model sees."""
-
-    validation_size: Annotated[int, Field(ge=0)]
-    binarization: Binarization
-    seed: Seed
-
-
-class Model(Section):
-    """The networks and the latent space."""
-
-    latent_dim: Count
-    encoder_widths: list[Count]
-    decoder_widths: list[Count]
-    activation: Literal["silu", "relu", "tanh", "softplus", "gelu"]
-
-
-class Train(Section):
-    """How the parameters are learned."""
-
-    device: Device
-    epochs: Count
-    batch_size: Count
-    learning_rate: Positive
-    schedule: Literal["one_cycle", "cosine", "constant"]
-    kl_warmup_epochs: Annotated[int, Field(ge=0)]
-    gradient_clip: NonNegative
-    ema_decay: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_read_exponent)]
-    patience: Annotated[int, Field(ge=0)]
-    precision: Literal["float32", "tf32", "bfloat16"]
-    step: Literal["auto", "eager", "graph"]
-    checkpoint_every: Count
-    keep_checkpoint: bool
-    snapshot_epochs: list[Count]
-    seed: Seed
-
-
-class Evaluate(Section):
-    """How the test set is judged."""
-
-    importance_samples: Count
-    seed: Seed
-
-
-class Embed(Section):
-    """The latent space in two dimensions."""
-
-    method: Literal["tsne", "pca"]
-    images: Annotated[int, Field(ge=10)]
-    perplexity: Positive
-    seed: Seed
-
-
-class Plot(Section):
-    """The pictures."""
-
-    dpi: Annotated[int, Field(ge=50, le=600)]
-    samples: Count
-    seed: Seed
-
-
-class Settings(Section):
-    """The whole of params.yaml."""
-
-    download: Download
-    prepare: Prepare
-    model: Model
-    train: Train
-    evaluate: Evaluate
-    embed: Embed
-    plot: Plot
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] not in ("bool", "int", "float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _firsts in (
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", "[-+]?[0-9]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_firsts))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
 
 
 def load_settings(path: str | Path = "params.yaml") -> Settings:
@@ -125,7 +44,7 @@ def load_settings(path: str | Path = "params.yaml") -> Settings:
     """
     try:
         with Path(path).open("rb") as file:
-            loader = yaml.SafeLoader(file)
+            loader = _Loader(file)
             tree = loader.get_single_node()
         repeated = list(_repeated_keys(tree))
         values = None if tree is None else loader.construct_document(tree)

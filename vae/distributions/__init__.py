@@ -1,0 +1,1 @@
+"""The priors, the posteriors and the likelihoods: modules that return Pyro distributions, no networks' details."""

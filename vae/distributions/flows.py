@@ -1,0 +1,60 @@
+"""Normalizing flows on vectors, from Pyro's own transforms."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import transforms
+from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN, DenseNN
+from torch import Tensor, nn
+
+
+class Flow(nn.Module):
+    """A chain of bijections of vectors of shape (dim,), each followed by a reversal of the vector's order."""
+
+    def __init__(self, layers: Sequence[nn.Module], dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.register_buffer("reversal", torch.arange(dim - 1, -1, -1), persistent=False)
+
+    def forward(self, base: dist.Distribution, context: Tensor | None = None) -> dist.Distribution:
+        """The distribution of base's draws after the chain; context of shape (..., features) where layers take one."""
+        chain: list[dist.TransformModule] = []
+        for layer in self.layers:
+            chain += [layer if context is None else layer.condition(context), transforms.Permute(self.reversal)]
+        return dist.TransformedDistribution(base, chain)
+
+
+def affine_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
+    """Affine coupling layers (RealNVP, Dinh et al. 2017), the identity at first."""
+    half = dim // 2
+    nets = [_silent(DenseNN(half, widths, [dim - half, dim - half], nonlinearity=nn.SiLU())) for _ in range(layers)]
+    return Flow([transforms.AffineCoupling(half, net) for net in nets], dim)
+
+
+def spline_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
+    """Rational quadratic spline coupling layers (Durkan et al. 2019) on [-6, 6], the identity outside."""
+    made = [transforms.spline_coupling(dim, dim // 2, widths, count_bins=8, bound=6.0) for _ in range(layers)]
+    return Flow(made, dim)
+
+
+def conditional_affine_coupling(dim: int, features: int, widths: Sequence[int], layers: int) -> Flow:
+    """Affine coupling layers that also see a context of size `features`, the identity at first."""
+    half = dim // 2
+    nets = [
+        _silent(ConditionalDenseNN(half, features, widths, [dim - half, dim - half], nonlinearity=nn.SiLU()))
+        for _ in range(layers)
+    ]
+    return Flow([transforms.ConditionalAffineCoupling(half, net) for net in nets], dim)
+
+
+def inverse_autoregressive(dim: int, features: int, widths: Sequence[int], layers: int) -> Flow:
+    """Inverse autoregressive layers (Kingma et al. 2016, section 4) that also see a context of size `features`."""
+    nets = [ConditionalAutoRegressiveNN(dim, features, widths, nonlinearity=nn.SiLU()) for _ in range(layers)]
+    return Flow([transforms.ConditionalAffineAutoregressive(net, stable=True) for net in nets], dim)
+
+
+def _silent(net: nn.Module) -> nn.Module:
+    nn.init.zeros_(net.layers[-1].weight)
+    nn.init.zeros_(net.layers[-1].bias)
+    return net

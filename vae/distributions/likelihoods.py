@@ -1,0 +1,136 @@
+"""The likelihoods p(x | z) of an image whose pixels are independent given the decoder's output.
+
+Each is a module: `channels` numbers a pixel, of shape (..., channels, height, width), become a distribution with
+batch shape (...) and event shape (height, width). `initial_output` is the output at which each pixel has about
+the mean of `images`, float (n, height, width); its shape is (channels, height, width).
+"""
+
+import math
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BernoulliImage(dist.TorchDistribution):
+    """`dist.Bernoulli(logits=logits).to_event(2)`, its density two passes over the pixels cheaper."""
+
+    arg_constraints: ClassVar[dict] = {}
+    support = dist.constraints.independent(dist.constraints.boolean, 2)
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-2], logits.shape[-2:], validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same images in a larger batch."""
+        return self if batch_shape == self.batch_shape else BernoulliImage(self.logits.expand(*batch_shape, -1, -1))
+
+    @property
+    def mean(self) -> Tensor:
+        """Each pixel's probability of being 1."""
+        return self.logits.sigmoid()
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """Draw images of 0 and 1."""
+        return torch.bernoulli(self.mean.expand(self._extended_shape(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Minus the cross-entropy, summed over the pixels of images (..., height, width)."""
+        value = value.expand_as(self.logits)
+        return -F.binary_cross_entropy_with_logits(self.logits, value, reduction="none").sum((-2, -1))
+
+
+class Bernoulli(nn.Module):
+    """Pixels that are 0 or 1, the output being their logit."""
+
+    channels = 1
+
+    def forward(self, outputs: Tensor) -> dist.Distribution:
+        return BernoulliImage(outputs.squeeze(-3))
+
+    @staticmethod
+    def initial_output(images: Tensor) -> Tensor:
+        """The logit of the mean image, clipped as Burda et al. (2015) do."""
+        return images.mean(0, keepdim=True).clamp(0.001, 0.999).logit()
+
+
+class ContinuousBernoulli(nn.Module):
+    """Pixels in [0, 1], the output being their logit (Loaiza-Ganem & Cunningham 2019)."""
+
+    channels = 1
+
+    def forward(self, outputs: Tensor) -> dist.Distribution:
+        return dist.ContinuousBernoulli(logits=outputs.squeeze(-3), validate_args=False).to_event(2)
+
+    @staticmethod
+    def initial_output(images: Tensor) -> Tensor:
+        """The logit whose Bernoulli mean is the mean image; the continuous one is near it where pixels are dark."""
+        return images.mean(0, keepdim=True).clamp(0.001, 0.999).logit()
+
+
+class LogisticPixels(dist.TorchDistribution):
+    """8-bit pixels k / 255 with probability sigmoid((x + 1/510 - mean) / scale) - sigmoid((x - 1/510 - mean) / scale).
+
+    The lowest and the highest value take what lies beyond them (Salimans et al. 2017, equation 2).
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+    support = dist.constraints.unit_interval
+    half_bin = 1 / 510
+
+    def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
+        self.loc, self.log_scale = mean, log_scale
+        super().__init__(batch_shape=mean.shape, validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        """The same pixels in a larger batch."""
+        return LogisticPixels(self.loc.expand(batch_shape), self.log_scale.expand(batch_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """The logistic's mean within the pixels' range."""
+        return self.loc.clamp(0, 1)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """Draw pixels, rounded to the 256 values."""
+        uniform = torch.rand(self._extended_shape(sample_shape), device=self.loc.device).clamp(1e-6, 1 - 1e-6)
+        return ((self.loc + self.log_scale.exp() * uniform.logit()).clamp(0, 1) * 255).round() / 255
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of pixels k / 255."""
+        precision = (-self.log_scale).exp()
+        upper = (value - self.loc + self.half_bin) * precision
+        lower = (value - self.loc - self.half_bin) * precision
+        # log(sigmoid(a) - sigmoid(b)) without the difference of two numbers near each other.
+        between = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+        ends = torch.where(value < self.half_bin, F.logsigmoid(upper), between)
+        return torch.where(value > 1 - self.half_bin, F.logsigmoid(-lower), ends)
+
+
+class DiscretizedLogistic(nn.Module):
+    """8-bit pixels, the outputs being each logistic's mean (as a logit) and its scale's logarithm, above 1/1100."""
+
+    channels = 2
+
+    def forward(self, outputs: Tensor) -> dist.Distribution:
+        mean, log_scale = outputs.unbind(-3)
+        return LogisticPixels(mean.sigmoid(), log_scale.clamp(min=-7)).to_event(2)
+
+    @staticmethod
+    def initial_output(images: Tensor) -> Tensor:
+        """The mean image's logit, and the scale of each pixel's standard deviation."""
+        mean = images.mean(0).clamp(0.001, 0.999).logit()
+        scale = (images.std(0) * math.sqrt(3) / math.pi).clamp(min=0.02)
+        return torch.stack([mean, scale.log()])
+
+
+# A new likelihood is one class and one line here, and in vae/settings.py the pixels that it may be used with.
+LIKELIHOODS: dict[str, type[nn.Module]] = {
+    "bernoulli": Bernoulli,
+    "relaxed_bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "discretized_logistic": DiscretizedLogistic,
+}
