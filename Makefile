@@ -3,7 +3,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup demo repro test lint
+.PHONY: help setup demo repro test lint bench profile
 .DEFAULT_GOAL := help
 
 help:  ## List these targets
@@ -31,3 +31,9 @@ test: $(READY)  ## Run the tests
 lint: $(READY)  ## Check style and format
 	ruff check .
 	ruff format --check .
+
+bench: $(READY)  ## Time the trainer beside plain Pyro and bare PyTorch (about 10 minutes)
+	python -m benchmarks.run
+
+profile: $(READY)  ## Show where the time of an epoch goes, and write a trace of it
+	python -m benchmarks.profile

@@ -113,11 +113,11 @@ def bare_loss(model: VAE, images: Tensor) -> Tensor:
 
     Kingma & Welling 2014, equation 10, with one draw of z an image.
     """
-    mean, log_scale = model.posterior.head(model.encoder(images)).chunk(2, dim=-1)
+    mean, log_scale = model.posterior.head(model.encoder(images.unsqueeze(-3))).chunk(2, dim=-1)
     scale = log_scale.exp()
     z = mean + scale * torch.randn_like(scale)
     kl = ((mean.square() + scale.square() - 1) / 2 - log_scale).sum()
-    return functional.binary_cross_entropy_with_logits(model.decoder(z), images, reduction="sum") + kl
+    return functional.binary_cross_entropy_with_logits(model.decoder(z).squeeze(-3), images, reduction="sum") + kl
 
 
 def contenders(device: torch.device) -> dict[str, Contender]:

@@ -35,13 +35,47 @@ from benchmarks.contenders import (
 from benchmarks.floor import forward_flops, matrix_precision, training_flops, wait
 from vae.device import set_up
 from vae.evaluation import score
-from vae.model import VAE
-from vae.settings import Model, Train
+from vae.model import VAE, make_model
+from vae.preparation import Split
+from vae.settings import Model, Train, load_settings
 
 Row = dict[str, Any]
 Rates = dict[str, float]  # FLOP/s of each precision
 
+ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (28, 28)
+TEXTBOOK = {
+    "network": "mlp",
+    "prior": "standard_normal",
+    "posterior": "diagonal_normal",
+    "levels": "one",
+    "likelihood": "bernoulli",
+    "condition": "none",
+}
+# What else a model may be made of, each beside the textbook VAE with 400 hidden units and 50 latents.
+FAMILY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "textbook": ({}, {}),
+    "network gated_mlp": ({"network": "gated_mlp"}, {}),
+    "network conv, 16 and 32 channels": (
+        {"network": "conv", "encoder_widths": [16, 32], "decoder_widths": [32, 16]},
+        {},
+    ),
+    "network resnet, 16 and 32 channels, a block each": (
+        {"network": "resnet", "encoder_widths": [16, 32], "decoder_widths": [32, 16], "residual_blocks": 1},
+        {},
+    ),
+    "prior gaussian_mixture, 500": ({"prior": "gaussian_mixture", "prior_components": 500}, {}),
+    "prior vampprior, 500": ({"prior": "vampprior", "prior_components": 500}, {}),
+    "prior realnvp, 6 layers": ({"prior": "realnvp", "prior_layers": 6}, {}),
+    "prior spline, 6 layers": ({"prior": "spline", "prior_layers": 6}, {}),
+    "posterior full_covariance": ({"posterior": "full_covariance"}, {}),
+    "posterior iaf, 2 layers": ({"posterior": "iaf", "posterior_layers": 2}, {}),
+    "posterior coupling, 2 layers": ({"posterior": "coupling", "posterior_layers": 2}, {}),
+    "levels iwae": ({"levels": "iwae"}, {}),
+    "levels hvae": ({"levels": "hvae"}, {}),
+    "objective iwae, 5 draws": ({}, {"objective": "iwae", "particles": 5}),
+    "objective dreg, 5 draws": ({}, {"objective": "dreg", "particles": 5}),
+}
 INK = 0.19
 IMPORTANCE_SAMPLES = 500
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
@@ -56,8 +90,9 @@ class Network(NamedTuple):
 
 
 def symmetric(latent_dim: int, widths: list[int], activation: Any) -> Model:
-    """The settings of a decoder that mirrors its encoder."""
-    return Model(latent_dim=latent_dim, encoder_widths=widths, decoder_widths=widths[::-1], activation=activation)
+    """The textbook VAE with a decoder that mirrors its encoder; what it does not use is as in params.yaml."""
+    sizes = {"latent_dim": latent_dim, "encoder_widths": widths, "decoder_widths": widths[::-1]}
+    return load_settings(ROOT / "params.yaml").model.model_copy(update=TEXTBOOK | sizes | {"activation": activation})
 
 
 NETWORKS = {
@@ -112,11 +147,28 @@ def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iter
         yield cases[key] | {"model": model.model_dump()} | _epoch_values(times, n, floor, scaled_to=n)
 
 
+def family(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
+    """The trainer's epoch (captured on CUDA) for each part of the model family; on a CPU of a twentieth of `images`."""
+    build = trainer_graph if device.type == "cuda" else trainer_eager
+    data = made_up_images(images // (20 if device.type == "cpu" else 1), device)
+    base, settings = NETWORKS["784-400-50"].model, training(256, rounds)
+    ready = {
+        name: warmed_up(build, base.model_copy(update=model), data, settings.model_copy(update=objective))[0]
+        for name, (model, objective) in FAMILY.items()
+    }
+    seconds = alternate(ready, rounds, device, "family")
+    for name, times in seconds.items():
+        values = _epoch_values(times, len(data), 0.0, scaled_to=images)
+        timed = {key: value for key, value in values.items() if "floor" not in key}
+        yield {"part": name, **timed, "time_over_textbook": _ratio(times, seconds["textbook"])}
+
+
 def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
     """The importance-sampled log-likelihood, against the decoder's multiplications for every draw."""
     data = made_up_images(max(images // (6 if device.type == "cuda" else 600), 1), device)
+    split = {"images": data, "labels": torch.zeros(len(data), dtype=torch.int64, device=device)}
     models = {name: VAE(network.model, SHAPE).to(device) for name, network in NETWORKS.items()}
-    runs = {key: partial(_score_quietly, model, data) for key, model in models.items()}
+    runs = {key: partial(_score_quietly, model, split) for key, model in models.items()}
     for run in runs.values():
         run()
     for name, times in alternate(runs, rounds, device, "evaluation").items():
@@ -141,23 +193,21 @@ def made_up_images(n: int, device: torch.device, shape: tuple[int, int] = SHAPE)
 
 def training(batch_size: int, rounds: int, precision: Any = "float32") -> Train:
     """Adam at a constant rate, for one epoch to warm up and one a round."""
-    return Train(
-        device="auto",
-        epochs=1 + rounds,
-        batch_size=batch_size,
-        learning_rate=0.001,
-        schedule="constant",
-        kl_warmup_epochs=0,
-        gradient_clip=0.0,
-        ema_decay=0.0,
-        patience=0,
-        precision=precision,
-        step="auto",
-        checkpoint_every=1,
-        keep_checkpoint=False,
-        snapshot_epochs=[],
-        seed=0,
-    )
+    plain = {
+        "epochs": 1 + rounds,
+        "batch_size": batch_size,
+        "learning_rate": 0.001,
+        "schedule": "constant",
+        "objective": "elbo",
+        "particles": 1,
+        "beta": 1.0,
+        "free_bits": 0.0,
+        "kl_warmup_epochs": 0,
+        "gradient_clip": 0.0,
+        "ema_decay": 0.0,
+        "precision": precision,
+    }
+    return load_settings(ROOT / "params.yaml").train.model_copy(update=plain)
 
 
 def warmed_up(build: Contender, model: Model, images: Tensor, settings: Train) -> tuple[Epoch, float | None]:
@@ -167,7 +217,7 @@ def warmed_up(build: Contender, model: Model, images: Tensor, settings: Train) -
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-    epoch = build(VAE(model, SHAPE).to(device), images, settings)
+    epoch = build(make_model(model, SHAPE, classes=10).to(device), images, settings)
     epoch()
     if device.type == "cuda":
         peak = (torch.cuda.max_memory_allocated(device) - before) / 1e6
@@ -202,9 +252,9 @@ def peak_resident(name: str, contender: str, images: int) -> float | None:
         return None
 
 
-def _score_quietly(model: VAE, images: Tensor) -> None:
+def _score_quietly(model: VAE, split: Split) -> None:
     with redirect_stderr(io.StringIO()):  # its progress bar would be one line a round
-        score(model, images, IMPORTANCE_SAMPLES, seed=0)
+        score(model, split, IMPORTANCE_SAMPLES, seed=0)
 
 
 def _resident(field: str) -> float:

@@ -20,7 +20,7 @@ from benchmarks.measurements import SHAPE, Row, made_up_images
 from benchmarks.report import table
 from vae.device import set_up
 from vae.errors import InputError
-from vae.model import VAE
+from vae.model import make_model
 from vae.settings import Settings, load_settings
 from vae.storage import read_tensors
 
@@ -37,7 +37,7 @@ def profile_epoch(settings: Settings, images: Tensor, trace: Path) -> list[Row]:
     """
     on_gpu = images.device.type == "cuda"
     captured = on_gpu and settings.train.step != "eager"
-    model = VAE(settings.model, tuple(images.shape[1:])).to(images.device)
+    model = make_model(settings.model, tuple(images.shape[1:]), classes=10).to(images.device)
     schedule = settings.train.model_copy(update={"epochs": 2})  # one to warm up
     with matrix_precision(settings.train.precision):
         epoch = (trainer_graph if captured else trainer_eager)(model, images, schedule)

@@ -27,6 +27,7 @@ _RATIOS = {"speed-up over (a)": "{speed_up_over_pyro:.2f}", "time over (d)": "{t
 TABLES = {
     "networks": _CASE | _EPOCH | _RATIOS | _SHARE | {"peak MB": "{peak_mb:,.0f}"},
     "growth": {"what grows": "{axis}", "to": "{value}", "images": "{images:,}"} | _EPOCH | _SHARE,
+    "family": {"part": "{part}"} | _EPOCH | {"time over textbook": "{time_over_textbook:.2f}"},
     "evaluation": {
         "network": "{network}",
         "images": "{images:,}",
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace, command: str) -> None:
     sections = {
         "networks": measurements.compare(*arguments, memory=options.memory),
         "growth": measurements.growth(*arguments),
+        "family": measurements.family(*arguments[:3]),
         "evaluation": measurements.evaluation(*arguments),
     }
     results = {}
@@ -77,6 +79,9 @@ def _note(name: str, rows: list[measurements.Row], options: argparse.Namespace, 
         return f"An epoch of {options.images:,} images, {medians}{scaled}.{peak}"
     if name == "growth":
         return f"How the trainer's epoch grows from 784-400-50 at batch 256, float32, {medians}."
+    if name == "family":
+        timed = f"timed on {rows[0]['images']:,} images and scaled"
+        return f"The trainer's epoch for each part of the model family, at batch 256, {medians}; {timed}."
     return f"Importance-sampled log-likelihood, median of {options.rounds} runs; its floor is the decoder's arithmetic."
 
 

@@ -14,11 +14,24 @@ from vae.device import set_up
 from vae.model import VAE
 from vae.settings import parse_settings
 
+pytest_plugins = ["tests.checkouts"]
+
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_bytes())
 
-SMALL_MODEL = {"latent_dim": 3, "encoder_widths": [16], "decoder_widths": [16], "activation": "tanh"}
+SMALL_MODEL = {
+    "latent_dim": 3,
+    "encoder_widths": [16],
+    "decoder_widths": [16],
+    "activation": "tanh",
+    "prior": "standard_normal",
+}
 SMALL_TRAINING = {"device": "cpu", "epochs": 3, "batch_size": 64, "learning_rate": 0.01, "snapshot_epochs": [1]}
+
+
+def as_split(images):
+    """A split of uint8 images (n, h, w), its labels all 0."""
+    return {"images": images, "labels": torch.zeros(len(images), dtype=torch.int64, device=images.device)}
 
 
 @pytest.fixture(autouse=True)

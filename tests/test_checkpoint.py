@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import as_split
 from vae import checkpoint, training
 from vae.errors import Interrupted
 from vae.training import Data, train
@@ -197,7 +198,7 @@ def folder(tmp_path):
 @pytest.fixture
 def data(digits):
     """150 digits to train on, 60 to validate, 5 to show: three steps an epoch."""
-    return Data(digits[:150], digits[150:210], digits[-5:], draw=True)
+    return Data(as_split(digits[:150]), as_split(digits[150:210]), as_split(digits[-5:]), draw=True)
 
 
 @pytest.fixture

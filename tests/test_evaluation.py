@@ -6,9 +6,10 @@ import torch
 from scipy import stats
 from scipy.special import expit, logsumexp
 
+from tests.conftest import as_split
 from vae import evaluation
 from vae.evaluation import active_units, mean_and_error, metrics, score
-from vae.objectives import weight_terms
+from vae.objectives import weight_and_elbo_terms
 
 pytestmark = pytest.mark.usefixtures("lean")
 
@@ -33,7 +34,7 @@ def binary_images():
 @pytest.fixture
 def scores(make_model, digits):
     """The scores of 50 digits under a random model."""
-    return score(make_model(spread=2), digits[:50], samples=150, seed=0)
+    return score(make_model(spread=2), as_split(digits[:50]), samples=150, seed=0)
 
 
 def log_likelihoods(model, x, z):
@@ -79,7 +80,7 @@ def test_estimates_agree_with_integrals_over_the_latent_space(
         model.posterior.head.weight[latent_dim:] = 0
         model.posterior.head.bias[latent_dim:] = 0
     evidence, expected, evidence_error, expected_error = integrate(model, binary_images.numpy() / 255, samples)
-    scores = score(model.to(device), binary_images.to(device), samples, seed=0)
+    scores = score(model.to(device), as_split(binary_images.to(device)), samples, seed=0)
     # Four standard errors: seven images all keep within them with 99.96 % probability.
     assert (evidence_error < 0.05).all()
     assert (np.abs(scores.log_likelihood.numpy() - evidence) < 4 * evidence_error).all()
@@ -98,7 +99,7 @@ def test_the_estimate_is_exact_under_an_exact_posterior_however_it_is_cut(
         model.decoder.output.weight.zero_()
         model.posterior.head.weight.zero_()
         model.posterior.head.bias.zero_()
-    scores = score(model, binary_images, samples, seed=0)
+    scores = score(model, as_split(binary_images), samples, seed=0)
     probabilities = expit(model.decoder.output.bias.detach().double().numpy().reshape(6, 6))
     expected = stats.bernoulli.logpmf(binary_images.numpy() // 255, probabilities).sum(axis=(-2, -1))
     # float32 sums of 36 terms of order 1.
@@ -110,12 +111,13 @@ def test_every_draw_counts_once_and_no_chunk_is_larger_than_allowed(make_model, 
     recorded = []
 
     def recording(*args):
-        recorded.append(weight_terms(*args))
-        return recorded[-1]
+        terms = weight_and_elbo_terms(*args)
+        recorded.append(terms[0])
+        return terms
 
-    monkeypatch.setattr(evaluation, "weight_terms", recording)
+    monkeypatch.setattr(evaluation, "weight_and_elbo_terms", recording)
     monkeypatch.setitem(evaluation._CHUNK_ROWS, "cpu", 300)
-    scores = score(make_model((6, 6), spread=2), binary_images, samples=250, seed=0)
+    scores = score(make_model((6, 6), spread=2), as_split(binary_images), samples=250, seed=0)
     of_three, of_one = [(100, 3), (100, 3), (50, 3)], [(100, 1), (100, 1), (50, 1)]
     assert [terms.elbo.shape for terms in recorded] == of_three + of_three + of_one
     batches = [recorded[start : start + 3] for start in (0, 3, 6)]
@@ -140,11 +142,11 @@ def test_scores_have_the_documented_shapes_and_types(scores):
 
 def test_kl_and_squared_error_are_those_of_the_posterior_mean(make_model, digits):
     model, images = make_model(spread=2), digits[:20]
-    scores = score(model, images, samples=10, seed=0)
+    scores = score(model, as_split(images), samples=10, seed=0)
     x = images.numpy() / 255
     q = model.encode(torch.from_numpy(x).float())
     mean, scale = q.mean.double().detach().numpy(), q.stddev.double().detach().numpy()
-    logits = model.decoder(q.mean).detach().double().numpy()
+    logits = model.decoder(q.mean)[:, 0].detach().double().numpy()
     # float32 networks and sums.
     np.testing.assert_allclose(scores.mean, mean, rtol=1e-5)
     np.testing.assert_allclose(scores.kl, (mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum(-1) / 2, rtol=1e-5)
@@ -157,7 +159,7 @@ def test_the_elbo_is_below_the_log_likelihood(scores):
 
 def test_more_draws_raise_the_bound(make_model, digits):
     model = make_model(spread=4)
-    bounds = [score(model, digits[:200], samples, seed=0).log_likelihood.mean() for samples in (1, 10, 200)]
+    bounds = [score(model, as_split(digits[:200]), samples, seed=0).log_likelihood.mean() for samples in (1, 10, 200)]
     # Gaps of several nats here; the mean of 200 images with one draw each has a standard error below one.
     assert bounds[0] + 1 < bounds[1]
     assert bounds[1] + 0.5 < bounds[2]
@@ -165,7 +167,7 @@ def test_more_draws_raise_the_bound(make_model, digits):
 
 def test_the_seed_fixes_the_scores(make_model, digits):
     model = make_model()
-    first, again, other = (score(model, digits[:20], 50, seed) for seed in (0, 0, 1))
+    first, again, other = (score(model, as_split(digits[:20]), 50, seed) for seed in (0, 0, 1))
     for left, right in zip(first, again, strict=True):
         assert torch.equal(left, right)
     assert not torch.equal(first.log_likelihood, other.log_likelihood)
@@ -215,7 +217,7 @@ def test_dimensions_are_active_above_a_variance_of_a_hundredth():
 
 def test_a_latent_dimension_that_ignores_the_image_is_not_active(make_model, digits):
     model = make_model(spread=2, latent_dim=5)
-    assert metrics(score(model, digits[:100], 10, seed=0))["active_units"] == 5
+    assert metrics(score(model, as_split(digits[:100]), 10, seed=0))["active_units"] == 5
     with torch.no_grad():
         model.posterior.head.weight[[0, 3]] = 0
-    assert metrics(score(model, digits[:100], 10, seed=0))["active_units"] == 3
+    assert metrics(score(model, as_split(digits[:100]), 10, seed=0))["active_units"] == 3

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.transforms import Bbox
 
 from vae import figures
-from vae.settings import DatasetName, Embed
+from vae.settings import DatasetName, Embed, Model
 
 CAPTION = "FashionMNIST, static binarization, 30 epochs"
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -87,21 +87,31 @@ def assert_apart(texts):
 
 def test_every_setting_has_a_name():
     assert set(figures.DATASETS) == set(get_args(DatasetName))
+    grey = set(get_args(Model.model_fields["likelihood"].annotation)) - {"bernoulli"}
+    assert set(figures.LIKELIHOODS) == grey
     assert set(figures.METHODS) == set(get_args(Embed.model_fields["method"].annotation))
 
 
 @pytest.mark.parametrize(
-    ("dataset", "binarization", "epochs", "best_epoch", "expected"),
+    ("dataset", "binarization", "likelihood", "epochs", "best_epoch", "expected"),
     [
-        ("mnist", "dynamic", 50, None, "MNIST, dynamic binarization, 50 epochs"),
-        ("fashion_mnist", "static", 50, 50, "FashionMNIST, static binarization, 50 epochs"),
-        ("kmnist", "threshold", 50, 43, "KMNIST, threshold binarization, 50 epochs (best: 43)"),
-        ("digits", "none", 1, None, "Digits (8 x 8), grey-scale (relaxed Bernoulli, no likelihood), 1 epoch"),
+        ("mnist", "dynamic", "bernoulli", 50, None, "MNIST, dynamic binarization, 50 epochs"),
+        ("fashion_mnist", "static", "bernoulli", 50, 50, "FashionMNIST, static binarization, 50 epochs"),
+        ("kmnist", "threshold", "bernoulli", 50, 43, "KMNIST, threshold binarization, 50 epochs (best: 43)"),
+        (
+            "digits",
+            "none",
+            "relaxed_bernoulli",
+            1,
+            None,
+            "Digits (8 x 8), grey-scale (relaxed Bernoulli, no likelihood), 1 epoch",
+        ),
+        ("mnist", "none", "discretized_logistic", 2, 2, "MNIST, grey-scale (discretized logistic), 2 epochs"),
     ],
 )
-def test_description_says_data_binarization_and_epochs(dataset, binarization, epochs, best_epoch, expected):
-    metadata = {"dataset": dataset, "binarization": binarization, "epochs": epochs, "best_epoch": best_epoch}
-    assert figures.describe(metadata) == expected
+def test_description_says_data_pixels_and_epochs(dataset, binarization, likelihood, epochs, best_epoch, expected):
+    metadata = {"dataset": dataset, "binarization": binarization, "model": {"likelihood": likelihood}}
+    assert figures.describe(metadata | {"epochs": epochs, "best_epoch": best_epoch}) == expected
 
 
 def test_first_of_each_class_takes_as_many_as_the_rarest_class_has():

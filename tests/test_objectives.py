@@ -25,9 +25,9 @@ def elbo_in_numpy(model, x, z):
     def linear(name, inputs):
         return inputs @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
-    hidden = np.tanh(linear("encoder.layers.0", 2 * x.reshape(len(x), -1) - 1))
+    hidden = np.tanh(linear("encoder.layers.0.0", 2 * x.reshape(len(x), -1) - 1))
     mean, log_scale = np.split(linear("posterior.head", hidden), 2, axis=-1)
-    logits = linear("decoder.output", np.tanh(linear("decoder.layers.0", z))).reshape(x.shape)
+    logits = linear("decoder.output", np.tanh(linear("decoder.layers.0.0", z))).reshape(x.shape)
     log_likelihood = -(x * np.logaddexp(0, -logits) + (1 - x) * np.logaddexp(0, logits)).sum(axis=(-2, -1))
     kl = (mean**2 + np.exp(2 * log_scale) - 1 - 2 * log_scale).sum(axis=-1) / 2
     log_ratio = stats.norm.logpdf(z, mean, np.exp(log_scale)).sum(-1) - stats.norm.logpdf(z).sum(-1)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_pipeline import ENVIRONMENT, call, change, contents
+from tests.checkouts import ENVIRONMENT, call, change, contents
 
 OUTPUTS = ("data/model.safetensors", "data/snapshots.npz", "plots/history.csv", "metrics/train.json")
-KILLS = 4
+KILLS = 3
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def long_training(finished: Path, tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(finished, tmp_path / "checkout"))
     change(
         folder,
-        train={"epochs": 60, "batch_size": 16, "checkpoint_every": 1, "ema_decay": 0.99, "snapshot_epochs": [1, 20]},
+        train={"epochs": 40, "batch_size": 16, "checkpoint_every": 1, "ema_decay": 0.99, "snapshot_epochs": [1, 20]},
     )
     return folder
 

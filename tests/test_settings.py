@@ -115,6 +115,9 @@ def test_settings_are_read_only():
 def test_the_keys_that_hold_real_numbers_are_known_here():
     assert FLOATS == [
         ("train", "learning_rate"),
+        ("train", "adam_epsilon"),
+        ("train", "beta"),
+        ("train", "free_bits"),
         ("train", "gradient_clip"),
         ("train", "ema_decay"),
         ("embed", "perplexity"),
@@ -399,7 +402,7 @@ def test_a_folder_is_no_settings_file(tmp_path):
         (b"a: \xff", "invalid start byte"),
         ("a: !!python/object/apply:os.system [exit]", "could not determine a constructor"),
         ("a: !!bool x", "KeyError"),
-        ("a: !!int ''", "IndexError"),
+        ("a: !!int ''", "ValueError"),
         ("a: !!timestamp x", "AttributeError"),
         ("a: 2020-13-45", "ValueError: month must be in 1..12"),
         ("? [a]\n: 1", "found unhashable key"),

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vae.model import VAE
-from vae.objectives import weight_terms
+from vae.objectives import weight_and_elbo_terms
 from vae.preparation import Split
 from vae.step import pixels
 
@@ -63,8 +63,9 @@ def _score_batch(model: VAE, images: Tensor, labels: Tensor, samples: int, draws
     log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
     reconstruction, kl = torch.zeros_like(log_sum), torch.zeros_like(log_sum)
     for start in range(0, samples, draws):
-        terms = weight_terms(model.model, model.guide, min(draws, samples - start), images, labels)
-        log_sum = torch.logaddexp(log_sum, terms.elbo.double().logsumexp(dim=0))
+        count = min(draws, samples - start)
+        weights, terms = weight_and_elbo_terms(model.model, model.guide, count, images, labels)
+        log_sum = torch.logaddexp(log_sum, weights.elbo.double().logsumexp(dim=0))
         reconstruction -= terms.log_likelihood.double().sum(dim=0)
         kl += terms.kl.double().sum(dim=0)
     mean = model.represent(images, labels)

@@ -37,8 +37,9 @@ class Terms(NamedTuple):
 def elbo_terms(model: Program, guide: Program, *args: Any) -> Terms:
     """One draw of the ELBO for each image, with the KL in closed form at each site that has one; shape (n,).
 
-    The same estimate as Pyro's `TraceMeanField_ELBO` (Kingma & Welling 2014, equation 7), where no
-    site has a closed form as its `Trace_ELBO` (equation 6). Sites observed in the model make the log-likelihood.
+    The same estimate as Pyro's `TraceMeanField_ELBO` (Kingma & Welling 2014, equation 7). A site without a closed
+    form, or drawn by the guide before a site that precedes it in the model, counts as in `Trace_ELBO` (equation 6).
+    Sites observed in the model make the log-likelihood.
 
     Raises:
         NotImplementedError: the guide has a site that is not reparameterised.
@@ -52,8 +53,14 @@ def weight_terms(model: Program, guide: Program, particles: int, *args: Any) -> 
 
     Both have shape (particles, n); `kl` is one draw's log q(z | x) - log p(z).
     """
+    return weight_and_elbo_terms(model, guide, particles, *args)[0]
+
+
+def weight_and_elbo_terms(model: Program, guide: Program, particles: int, *args: Any) -> tuple[Terms, Terms]:
+    """The terms of the log importance weights, and those of the ELBO at the same draws, its KL in closed form."""
     drawn = record(_repeated(guide, particles), args)
-    return _site_terms(drawn, record(_repeated(model, particles), args, drawn), closed_form=False).sum()
+    replayed = record(_repeated(model, particles), args, drawn)
+    return tuple(_site_terms(drawn, replayed, closed_form).sum() for closed_form in (False, True))
 
 
 def elbo_loss(module: nn.Module, args: tuple[Any, ...], kl_weight: Tensor, settings: Train) -> tuple[Tensor, Terms]:
@@ -156,11 +163,16 @@ def _repeated(program: Program, particles: int) -> Program:
 
 def _site_terms(guide_sites: Sites, model_sites: Sites, closed_form: bool) -> _SiteTerms:
     terms = _SiteTerms([], [])
+    places = {name: place for place, name in enumerate(guide_sites)}
+    latest = -1  # place in the guide of the model's latent sites so far
     for name, site in model_sites.items():
         if site["is_observed"]:
             terms.log_likelihood.append(_log_prob(site))
         else:
-            terms.kl.append(_kl(name, guide_sites[name], site, closed_form))
+            # A closed form integrates over this site with the others held; what the guide draws after it depends on it.
+            in_order = places[name] > latest
+            terms.kl.append(_kl(name, guide_sites[name], site, closed_form and in_order))
+            latest = max(latest, places[name])
     # Auxiliary sites of the guide alone.
     terms.kl.extend(_log_prob(site) for name, site in guide_sites.items() if name not in model_sites)
     return terms

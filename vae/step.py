@@ -107,7 +107,7 @@ class Step:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a step writes, by name, as the live tensors."""
-        state = {name: getattr(self, name) for name in ("order", "index", "batch", "losses", "totals")}
+        state = {name: getattr(self, name) for name in ("order", "index", "batch", "losses", "totals", "rate")}
         state |= {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
         state |= {f"average.{i}": tensor for i, tensor in enumerate(self.average)}
         for i, parameter in enumerate(self.parameters):

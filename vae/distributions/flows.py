@@ -33,7 +33,7 @@ def affine_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
 
 
 def spline_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
-    """Rational quadratic spline coupling layers (Durkan et al. 2019) on [-6, 6], the identity outside."""
+    """Rational linear spline coupling layers (Dolatabadi et al. 2020) on [-6, 6], the identity outside."""
     made = [transforms.spline_coupling(dim, dim // 2, widths, count_bins=8, bound=6.0) for _ in range(layers)]
     return Flow(made, dim)
 

@@ -39,8 +39,8 @@ class BernoulliImage(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the cross-entropy, summed over the pixels of images (..., height, width)."""
-        value = value.expand_as(self.logits)
-        return -F.binary_cross_entropy_with_logits(self.logits, value, reduction="none").sum((-2, -1))
+        logits, value = torch.broadcast_tensors(self.logits, value)
+        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").sum((-2, -1))
 
 
 class Bernoulli(nn.Module):
@@ -67,8 +67,14 @@ class ContinuousBernoulli(nn.Module):
 
     @staticmethod
     def initial_output(images: Tensor) -> Tensor:
-        """The logit whose Bernoulli mean is the mean image; the continuous one is near it where pixels are dark."""
-        return images.mean(0, keepdim=True).clamp(0.001, 0.999).logit()
+        """The logit at which the distribution has the mean image, within 15 of 0, by bisection."""
+        mean = images.mean(0, keepdim=True)
+        low, high = torch.full_like(mean, -15), torch.full_like(mean, 15)
+        for _ in range(30):
+            middle = (low + high) / 2
+            below = dist.ContinuousBernoulli(logits=middle).mean < mean
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
 
 
 class LogisticPixels(dist.TorchDistribution):

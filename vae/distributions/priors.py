@@ -87,7 +87,7 @@ class GaussianMixture(nn.Module):
 class VampPrior(nn.Module):
     """The mean of q(z | u) over learned pseudo-inputs u (Tomczak & Welling 2018, equation 9).
 
-    `initialize` starts them from training images, of shape (components, height, width).
+    `initialize` starts them from training images, of shape (at most components, height, width).
     """
 
     def __init__(self, image_shape: tuple[int, int], components: int) -> None:
@@ -97,8 +97,8 @@ class VampPrior(nn.Module):
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
-        """Take over images with values in [0, 1]."""
-        self.logits.copy_(images.clamp(0.05, 0.95).logit())
+        """Take over images with values in [0, 1]; where they are too few, the other pseudo-inputs stay random."""
+        self.logits[: len(images)].copy_(images.clamp(0.05, 0.95).logit())
 
     def forward(self, posterior: Posterior) -> dist.Distribution:
         normal = posterior(self.logits.sigmoid()).base_dist

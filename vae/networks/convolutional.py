@@ -56,7 +56,7 @@ class ConvolutionalEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         leading = images.shape[:-3]
-        return self.layers(images.reshape(-1, *images.shape[-3:]) * 2 - 1).flatten(-3).unflatten(0, leading)
+        return self.layers(images.reshape(-1, *images.shape[-3:]) * 2 - 1).reshape(*leading, self.features)
 
 
 class ConvolutionalDecoder(nn.Module):
@@ -91,4 +91,4 @@ class ConvolutionalDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         leading = latents.shape[:-1]
         maps = self.first(latents.reshape(-1, latents.shape[-1])).unflatten(-1, self.start)
-        return (self.layers(maps) + self.bias).unflatten(0, leading)
+        return (self.layers(maps) + self.bias).reshape(*leading, *self.bias.shape)

@@ -88,6 +88,9 @@ def parse_settings(values: Any, source: str) -> Settings:
 
 def _complaint(detail: Any) -> str:
     location, kind = list(detail["loc"]), detail["type"]
+    if kind == "value_error":
+        # Of values that do not go together; the validator names the key within its section.
+        return _dotted([*location, ""]) + str(detail["ctx"]["error"])
     if kind == "string_unicode" and "properties" in _schema_at(location):
         # A key that is no Unicode text ("\\ud800"): pydantic gives its section as the place.
         location, kind = [*location, detail["input"]], "invalid_key"

@@ -107,6 +107,22 @@ class Model(Section):
                 "diagonal_normal, full_covariance",
                 "a flow needs two latent dimensions",
             )
+        if self.prior in ("realnvp", "spline") or self.posterior in ("iaf", "coupling"):
+            _refuse(
+                not self.flow_widths,
+                "flow_widths",
+                self.flow_widths,
+                "one or more widths",
+                "a flow's networks have hidden layers",
+            )
+        if self.posterior == "iaf":
+            _refuse(
+                min(self.flow_widths) < posterior_dim,
+                "flow_widths",
+                self.flow_widths,
+                f"widths of at least {posterior_dim}",
+                "an IAF's networks have a hidden unit for each latent dimension",
+            )
         return self
 
 

@@ -1,0 +1,73 @@
+"""Temporary checkouts of this project in which the pipeline runs on scikit-learn's digits; a plugin of conftest.py."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "download": {"dataset": "digits"},
+    "prepare": {"validation_size": 200},
+    "model": {"latent_dim": 4, "encoder_widths": [32], "decoder_widths": [32], "flow_widths": [8]},
+    "train": {"device": "cpu", "epochs": 3, "snapshot_epochs": [1, 2]},
+    "evaluate": {"importance_samples": 5},
+    "embed": {"method": "pca", "images": 100},
+    "plot": {"dpi": 75, "samples": 20},
+}
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "MNIST_"))},
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    **{f"GIT_{role}_{key}": "test@example.com" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
+    "NO_COLOR": "1",
+}
+
+
+def call(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def change(folder: Path, **sections: dict) -> None:
+    path = folder / "params.yaml"
+    settings = yaml.safe_load(path.read_text())
+    for section, values in sections.items():
+        settings[section] |= values
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def contents(folder: Path, *names: str) -> dict[str, bytes]:
+    paths = [
+        path
+        for name in names
+        for path in ([folder / name] if (folder / name).is_file() else folder.glob(f"{name}/**/*"))
+    ]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths) if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with small settings whose pipeline has run and whose results are committed."""
+    folder = tmp_path_factory.mktemp("pipeline") / "finished"
+    listed = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    for name in filter(None, listed):
+        if (ROOT / name).is_file() and not name.startswith(("metrics/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    change(folder, **SMALL)
+    call(folder, "git", "init", "--quiet", "--initial-branch=main")
+    call(folder, "dvc", "repro")
+    call(folder, "git", "add", "--all")
+    call(folder, "git", "commit", "--quiet", "--message=Results")
+    return folder
+
+
+@pytest.fixture
+def checkout(finished: Path, tmp_path: Path) -> Path:
+    """The finished checkout with its cache, to do with as one likes."""
+    return Path(shutil.copytree(finished, tmp_path / "checkout"))
