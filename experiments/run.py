@@ -6,20 +6,25 @@ run happens in a copy of the project, which leaves this one as it is, and withou
 """
 
 import argparse
+import datetime
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from benchmarks import report
 from vae.errors import InputError
 from vae.settings import parse_settings
+from vae.storage import write_json
 
 EXPERIMENTS = Path("experiments")
 PROJECT = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "stages", "vae", ".dvc/plots")
@@ -81,6 +86,23 @@ def run_in(folder: Path, changes: Changes) -> None:
     _call("-m", "dvc", "metrics", "show", folder=folder)
 
 
+def record(name: str, folder: Path, seconds: float) -> None:
+    """Keep what a run in `folder` came to, and on which machine, for the results' page."""
+    settings = yaml.safe_load((folder / "params.yaml").read_text())
+    device = torch.device("cuda" if torch.cuda.is_available() and settings["train"]["device"] != "cpu" else "cpu")
+    metrics = [json.loads((folder / f"metrics/{stage}.json").read_text()) for stage in ("train", "evaluate")]
+    kept = {
+        "command": " ".join(["python -m experiments.run", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "seconds": round(seconds, 1),
+        "machine": report.machine(device),
+        "versions": report.versions(device),
+        "metrics": metrics[0] | metrics[1],
+        "settings": settings,
+    }
+    write_json(EXPERIMENTS / "results" / f"{name.replace('/', '-')}.json", kept)
+
+
 def _flat(changes: Changes) -> Iterator[tuple[str, str, Any]]:
     for section, values in changes.items():
         for key, value in values.items():
@@ -101,16 +123,22 @@ def main() -> None:
     parser.add_argument("name", help="a file in experiments/, without .yaml")
     parser.add_argument("--folder", type=Path, help="run in a copy of the project here instead of in this workspace")
     parser.add_argument("-S", "--set-param", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--record", action="store_true", help="keep the folder's metrics for docs/results.md")
     arguments, options = parser.parse_known_args()
     try:
         changes = read_experiment(arguments.name, arguments.assignments)
         if arguments.folder and options:
             raise InputError(f"{' '.join(options)}: no option of a run with --folder")
+        if arguments.record and not arguments.folder:
+            raise InputError("--record: allowed only with --folder")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if arguments.folder:
+        start = time.monotonic()
         run_in(arguments.folder, changes)
+        if arguments.record:
+            record(arguments.name, arguments.folder, time.monotonic() - start)
     else:
         run_here(arguments.name, changes, options)
 

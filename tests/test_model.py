@@ -6,21 +6,45 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 
 import vae
+from vae import model as models
 from vae.errors import InputError
 from vae.model import load, save
-from vae.storage import write_tensors
+from vae.storage import read_tensors, write_tensors
+from vae.training import initialize
 
 IMAGE_SHAPES = [(28, 28), (8, 8), (4, 6)]
 WIDTHS = [[], [16], [16, 12]]
+LEVELS = ["one", "iwae", "hvae"]
+CLASSES = ["cat", "dog", "bird"]
+# What `represent` gives: z of size 3, with two levels the upper one's 2 dimensions after it.
+SIZES = {"one": 3, "iwae": 5, "hvae": 5}
 
 
 @pytest.fixture
-def saved(make_model, make_settings, tmp_path):
-    """A model with weights of its own, and the file that it was saved to with the metadata {"epochs": 7}."""
-    keys = {"latent_dim": 2, "encoder_widths": [5], "decoder_widths": [], "activation": "gelu"}
-    model, path = make_model((4, 6), seed=5, **keys), tmp_path / "model.safetensors"
-    save(model, path, make_settings(model=keys).model, {"epochs": 7})
-    return model, path
+def small_settings(make_settings):
+    """Give a function: the `model` section of a small model, with some keys changed."""
+    sizes = {"latent_dim": 3, "top_dim": 2, "encoder_widths": [16], "decoder_widths": [16], "inner_widths": [6]}
+    return lambda **keys: make_settings(model=sizes | {"prior": "standard_normal"} | keys).model
+
+
+@pytest.fixture
+def build(small_settings):
+    """Give a function: a small model for 8 x 8 images of three classes, its weights drawn with a seed."""
+
+    def build(**keys):
+        torch.manual_seed(0)
+        return models.make_model(small_settings(**keys), (8, 8), len(CLASSES))
+
+    return build
+
+
+@pytest.fixture
+def saved(small_settings, tmp_path):
+    """A model with weights of its own, the file that it was saved to, and its settings as that file holds them."""
+    settings = small_settings(latent_dim=2, encoder_widths=[5], decoder_widths=[], activation="gelu")
+    model, path = models.make_model(settings, (4, 6), len(CLASSES)), tmp_path / "model.safetensors"
+    save(model, path, settings, {"epochs": 7, "classes": CLASSES})
+    return model, path, settings
 
 
 @pytest.mark.parametrize("image_shape", IMAGE_SHAPES)
@@ -30,26 +54,30 @@ def test_results_have_the_documented_shapes(make_model, image_shape, widths):
     images = torch.rand(5, *image_shape)
     q = model.encode(images)
     assert (q.batch_shape, q.event_shape) == ((5,), (3,))
+    assert model.represent(images).shape == (5, 3)
     assert model.decode(torch.randn(2, 5, 3)).shape == (2, 5, *image_shape)
     assert model.reconstruct(images).shape == (5, *image_shape)
-    assert model.sample(7).shape == (7, *image_shape)
+    assert model.sample(7, seed=0).shape == (7, *image_shape)
 
 
 def test_decoded_images_are_probabilities(make_model):
     model = make_model(spread=10)
-    for images in (model.decode(torch.randn(50, 3)), model.reconstruct(torch.rand(50, 8, 8)), model.sample(50)):
+    drawn = model.sample(50, seed=0)
+    for images in (model.decode(torch.randn(50, 3)), model.reconstruct(torch.rand(50, 8, 8)), drawn):
         assert 0 <= images.min() < 0.1
         assert 0.9 < images.max() <= 1
 
 
 def test_decoding_is_the_sigmoid_of_the_decoder(make_model):
     model, latents = make_model(), torch.randn(5, 3)
-    logits = model.decoder(latents).detach().double().numpy()
+    logits = model.decoder(latents).squeeze(-3).detach().double().numpy()
+    # One float32 rounding of the logits and one of the result.
     np.testing.assert_allclose(model.decode(latents).detach(), 1 / (1 + np.exp(-logits)), rtol=1e-5)
 
 
-def test_a_reconstruction_decodes_the_posterior_mean(make_model):
+def test_a_reconstruction_decodes_the_representation_which_is_the_posterior_mean(make_model):
     model, images = make_model(), torch.rand(5, 8, 8)
+    assert torch.equal(model.represent(images), model.encode(images).mean)
     assert torch.equal(model.reconstruct(images), model.decode(model.encode(images).mean))
 
 
@@ -59,41 +87,95 @@ def test_parameters_are_those_of_both_networks_and_the_posterior(make_model):
     assert sum(parameter.numel() for parameter in model.parameters()) == encoder + posterior + decoder
 
 
-def test_the_same_generator_gives_the_same_samples(make_model):
-    model = make_model()
-    first, again, other = (model.sample(5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+@pytest.mark.parametrize("levels", LEVELS)
+def test_the_same_seed_gives_the_same_samples(build, levels):
+    model = build(levels=levels)
+    first, again, other = (model.sample(5, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])
 
 
-def test_a_generator_leaves_the_global_random_numbers_alone(make_model):
+def test_sampling_leaves_the_global_random_numbers_alone(make_model):
     model, before = make_model(), torch.get_rng_state()
-    model.sample(5, torch.Generator().manual_seed(1))
+    model.sample(5, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_model_draws_z_and_observes_the_images_in_one_plate(make_model):
-    model, images = make_model(), torch.rand(5, 8, 8)
-    trace = poutine.trace(model.model).get_trace(images)
-    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
-    assert list(sites) == ["images", "z", "x"]
-    assert [(frame.name, frame.size) for frame in sites["z"]["cond_indep_stack"]] == [("images", 5)]
-    assert [(frame.name, frame.size) for frame in sites["x"]["cond_indep_stack"]] == [("images", 5)]
-    assert not sites["z"]["is_observed"]
-    assert sites["x"]["is_observed"]
-    assert sites["z"]["value"].shape == (5, 3)
-    assert torch.equal(sites["x"]["value"], images)
+# --- Pyro's view: which sites there are, in which order, and where their distributions come from
 
 
-def test_the_guide_draws_z_alone_from_the_posterior(make_model):
+def sites_of(program, *args):
+    trace = poutine.trace(program).get_trace(*args)
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+@pytest.mark.parametrize(
+    ("levels", "model_sites", "guide_sites"),
+    [
+        ("one", {"z": 3}, ["z"]),
+        ("iwae", {"z2": 2, "z1": 3}, ["z1", "z2"]),
+        ("hvae", {"z2": 2, "z1": 3}, ["z2", "z1"]),
+    ],
+)
+def test_latents_are_drawn_and_images_observed_in_one_plate(build, levels, model_sites, guide_sites):
+    model, images = build(levels=levels), torch.rand(5, 8, 8)
+    in_model, in_guide = sites_of(model.model, images), sites_of(model.guide, images)
+    assert list(in_model) == ["images", *model_sites, "x"]
+    assert list(in_guide) == ["images", *guide_sites]
+    for site in [*list(in_model.values())[1:], *list(in_guide.values())[1:]]:
+        assert [(frame.name, frame.size) for frame in site["cond_indep_stack"]] == [("images", 5)]
+    for name, size in model_sites.items():
+        for sites in (in_model, in_guide):
+            assert sites[name]["value"].shape == (5, size)
+            assert not sites[name]["is_observed"]
+    assert in_model["x"]["is_observed"]
+    assert torch.equal(in_model["x"]["value"], images)
+
+
+def test_the_guide_draws_z_from_the_posterior(make_model):
     model, images = make_model(), torch.rand(5, 8, 8)
-    trace = poutine.trace(model.guide).get_trace(images)
-    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
-    assert list(sites) == ["images", "z"]
-    assert [(frame.name, frame.size) for frame in sites["z"]["cond_indep_stack"]] == [("images", 5)]
-    q = model.encode(images)
-    assert torch.equal(sites["z"]["fn"].mean, q.mean)
-    assert torch.equal(sites["z"]["fn"].stddev, q.stddev)
+    site, q = sites_of(model.guide, images)["z"], model.encode(images)
+    assert torch.equal(site["fn"].mean, q.mean)
+    assert torch.equal(site["fn"].stddev, q.stddev)
+
+
+def test_the_iwae_model_is_a_chain(build):
+    model, images = build(levels="iwae"), torch.rand(5, 8, 8)
+    drawn = sites_of(model.guide, images)
+    z1, z2 = drawn["z1"]["value"], drawn["z2"]["value"]
+    assert torch.equal(drawn["z1"]["fn"].mean, model.encode(images).mean)
+    assert torch.equal(drawn["z2"]["fn"].mean, model.inner_posterior(z1).mean)
+    replayed = sites_of(poutine.condition(model.model, {"z1": z1, "z2": z2}), images)
+    assert torch.equal(replayed["z1"]["fn"].mean, model.inner_prior(z2).mean)
+    # The image knows the upper level through the lower one alone.
+    assert torch.equal(replayed["x"]["fn"].mean, model.decode(torch.cat([z1, torch.randn(5, 2)], -1)))
+
+
+def test_the_hvae_feeds_both_levels_to_the_decoder_and_the_upper_one_to_the_posterior(build):
+    model, images = build(levels="hvae"), torch.rand(5, 8, 8)
+    drawn = sites_of(model.guide, images)
+    z1, z2 = drawn["z1"]["value"], drawn["z2"]["value"]
+    assert torch.equal(drawn["z2"]["fn"].mean, model.encode(images).mean)
+    assert torch.equal(drawn["z1"]["fn"].mean, model.inner_posterior(torch.cat([model.features(images), z2], -1)).mean)
+    replayed = sites_of(poutine.condition(model.model, {"z1": z1, "z2": z2}), images)
+    assert torch.equal(replayed["z1"]["fn"].mean, model.inner_prior(z2).mean)
+    for pair in ((z1, z2 + 1), (z1 + 1, z2)):
+        assert not torch.equal(replayed["x"]["fn"].mean, model.decode(torch.cat(pair, -1)))
+    assert torch.equal(replayed["x"]["fn"].mean, model.decode(torch.cat([z1, z2], -1)))
+
+
+@pytest.mark.parametrize("levels", ["iwae", "hvae"])
+def test_a_representation_of_two_levels_is_the_mean_of_each_in_turn(build, levels):
+    model, images = build(levels=levels), torch.rand(5, 8, 8)
+    first = model.encode(images).mean
+    if levels == "iwae":
+        expected = [first, model.inner_posterior(first).mean]
+    else:
+        expected = [model.inner_posterior(torch.cat([model.features(images), first], -1)).mean, first]
+    assert model.latent_dim == 5
+    assert torch.equal(model.represent(images), torch.cat(expected, -1))
+    assert torch.equal(model.reconstruct(images), model.decode(model.represent(images)))
 
 
 def test_pyro_can_train_it_by_itself(make_model, digits):
@@ -106,16 +188,87 @@ def test_pyro_can_train_it_by_itself(make_model, digits):
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 5 * len(images)
 
 
-def test_nothing_is_registered_when_modules_keep_their_parameters(make_model):
+@pytest.mark.parametrize("levels", LEVELS)
+def test_nothing_is_registered_when_modules_keep_their_parameters(build, levels):
     pyro.settings.set(module_local_params=True)
-    model, images = make_model(), torch.rand(5, 8, 8)
+    model, images = build(levels=levels), torch.rand(5, 8, 8)
     model.model(images)
     model.guide(images)
     assert len(pyro.get_param_store()) == 0
 
 
+# --- Conditional on a label
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_a_conditional_model_sees_the_label_on_both_ways(build, levels):
+    model, images, labels = build(levels=levels, condition="label"), torch.rand(3, 8, 8), torch.arange(3)
+    others, latents = (labels + 1) % 3, torch.randn(3, SIZES[levels])
+    assert model.classes == 3
+    assert (model.encode(images, labels).mean != model.encode(images, others).mean).all(-1).all()
+    assert (model.decode(latents, labels) != model.decode(latents, others)).flatten(1).any(1).all()
+    assert (model.sample(3, 0, labels) != model.sample(3, 0, others)).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_each_image_has_its_own_label(build, levels):
+    model, images, labels = build(levels=levels, condition="label"), torch.rand(3, 8, 8), torch.tensor([2, 0, 1])
+    one_by_one = [model.reconstruct(images[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    # Matrix products of other sizes may add up in another order.
+    torch.testing.assert_close(model.reconstruct(images, labels), torch.cat(one_by_one))
+    latents = torch.randn(2, 3, SIZES[levels])
+    one_by_one = [model.decode(latents[:, i], labels[i : i + 1].expand(2)) for i in range(3)]
+    torch.testing.assert_close(model.decode(latents, labels), torch.stack(one_by_one, 1))
+
+
+def test_a_conditional_model_asks_for_labels(build):
+    model = build(condition="label")
+    for call in (
+        lambda: model.encode(torch.rand(2, 8, 8)),
+        lambda: model.decode(torch.randn(2, 3)),
+        lambda: model.sample(2, seed=0),
+    ):
+        with pytest.raises(ValueError, match="the model is conditional: give the images' labels too"):
+            call()
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_labels_are_nothing_to_an_unconditional_model(build, levels):
+    model, images, labels = build(levels=levels), torch.rand(3, 8, 8), torch.arange(3)
+    assert model.classes == 0
+    assert torch.equal(model.reconstruct(images, labels), model.reconstruct(images))
+    assert torch.equal(model.sample(3, 0, labels), model.sample(3, 0))
+
+
+# --- The start
+
+
+def test_the_decoder_starts_at_the_mean_image(make_model, digits):
+    model = make_model()
+    initialize(model, digits)
+    with torch.no_grad():
+        model.decoder.output.weight.zero_()
+    mean = (digits.float() / 255).mean(0)
+    # Within float32 of the mean image, and of 0.001 where no digit has any ink.
+    torch.testing.assert_close(model.sample(2, seed=0), mean.clamp(0.001, 0.999).expand(2, 8, 8))
+
+
+def test_pseudo_inputs_start_at_images_each_taken_once(build, digits):
+    model = build(prior="vampprior", prior_components=20)
+    initialize(model, digits[:30])
+    taken = model.prior.logits.sigmoid()
+    clipped = (digits[:30].float() / 255).clamp(0.05, 0.95)
+    distances = (taken[:, None] - clipped).abs().amax((-2, -1))
+    # A logit and a sigmoid in float32; two digits differ by more than 0.1 in some pixel.
+    assert (distances.min(1).values < 1e-6).all()
+    assert len(distances.argmin(1).unique()) == 20
+
+
+# --- The file
+
+
 def test_a_loaded_model_equals_the_saved_one(saved):
-    model, path = saved
+    model, path, _ = saved
     loaded = load(path)
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
@@ -123,9 +276,17 @@ def test_a_loaded_model_equals_the_saved_one(saved):
 
 
 def test_a_loaded_model_knows_its_settings_and_history(saved):
-    _, path = saved
-    model = {"latent_dim": 2, "encoder_widths": [5], "decoder_widths": [], "activation": "gelu"}
-    assert load(path).metadata == {"epochs": 7, "model": model, "image_shape": [4, 6]}
+    _, path, settings = saved
+    metadata = {"epochs": 7, "classes": CLASSES, "model": settings.model_dump(), "image_shape": [4, 6]}
+    assert load(path).metadata == metadata
+
+
+def test_a_loaded_conditional_model_has_the_files_classes(small_settings, tmp_path):
+    settings = small_settings(condition="label")
+    save(models.make_model(settings, (8, 8), 3), tmp_path / "model", settings, {"classes": CLASSES})
+    loaded = load(tmp_path / "model")
+    assert loaded.classes == 3
+    assert loaded.sample(2, 0, torch.tensor([0, 2])).shape == (2, 8, 8)
 
 
 def test_a_loaded_model_is_fixed(saved):
@@ -140,10 +301,9 @@ def test_the_package_offers_load_and_names_what_it_lacks(saved):
         _ = vae.save
 
 
-def test_equal_models_make_equal_files(saved, make_settings, tmp_path):
-    _, path = saved
-    loaded = load(path)
-    save(loaded, tmp_path / "again", make_settings(model=loaded.metadata["model"]).model, {"epochs": 7})
+def test_equal_models_make_equal_files(saved, tmp_path):
+    _, path, settings = saved
+    save(load(path), tmp_path / "again", settings, {"classes": CLASSES, "epochs": 7})
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
@@ -154,7 +314,7 @@ def test_a_missing_file_says_how_to_make_it(tmp_path):
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "header cut off"])
 def test_a_damaged_file_is_named(saved, damage):
-    _, path = saved
+    path = saved[1]
     contents = path.read_bytes()
     damaged = {"empty": b"", "garbage": b"\xff" * 500, "truncated": contents[:-10], "header cut off": contents[:20]}
     path.write_bytes(damaged[damage])
@@ -162,7 +322,39 @@ def test_a_damaged_file_is_named(saved, damage):
         load(path)
 
 
+def without(key):
+    return lambda weights, metadata: metadata.pop(key)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without("model"),
+        without("classes"),
+        without("image_shape"),
+        lambda weights, metadata: metadata["model"].pop("prior"),
+        lambda weights, metadata: metadata["model"].update(prior="unheard of"),
+        lambda weights, metadata: metadata["model"].update(colour="red"),
+        lambda weights, metadata: metadata["model"].update(prior="vampprior", posterior="iaf"),
+        lambda weights, metadata: metadata.update(image_shape=[6, 6]),
+        lambda weights, metadata: metadata.update(image_shape=3),
+        lambda weights, metadata: metadata.update(classes=None),
+        lambda weights, metadata: weights.pop("posterior.head.bias"),
+        lambda weights, metadata: weights.update(another=torch.zeros(2)),
+    ],
+)
+def test_a_file_of_another_kind_is_no_model(saved, change):
+    path = saved[1]
+    weights, metadata = read_tensors(path)
+    change(weights, metadata)
+    write_tensors(path, weights, metadata)
+    with pytest.raises(
+        InputError, match=r"(?s)model\.safetensors: no model that this code can read .*; run `dvc repro`"
+    ):
+        load(path)
+
+
 def test_a_file_of_something_else_is_no_model(tmp_path):
     write_tensors(tmp_path / "test.safetensors", {"images": torch.zeros(2, 8, 8)}, {"dataset": "digits"})
-    with pytest.raises(InputError, match=r"test\.safetensors"):
+    with pytest.raises(InputError, match=r"test\.safetensors: no model that this code can read"):
         load(tmp_path / "test.safetensors")

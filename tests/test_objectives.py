@@ -205,6 +205,21 @@ def drawn_from_a_larger_plate():
     return parameters, model, guide
 
 
+def drawn_at_random():
+    """Programs whose plate itself chooses 3 of the images, the same ones in model and guide."""
+    location, log_scale = parameters = location_and_scale()
+
+    def model(x):
+        with pyro.plate("images", IMAGES, subsample_size=3) as chosen:
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 0.7), obs=x[chosen])
+
+    def guide(x):
+        with pyro.plate("images", IMAGES, subsample_size=3) as chosen:
+            pyro.sample("z", dist.Normal(location[chosen], log_scale[chosen].exp()))
+
+    return parameters, model, guide
+
+
 def annealed():
     """Programs whose latent site counts a quarter, as under a KL warm-up."""
     location, log_scale = parameters = location_and_scale()
@@ -268,6 +283,7 @@ CLOSED = [
     two_closed_sites,
     one_closed_site_of_two,
     drawn_from_a_larger_plate,
+    drawn_at_random,
     auxiliary_guide_site,
 ]
 OPEN = [student_t_posterior, student_t_prior, squashed_posterior]

@@ -22,8 +22,11 @@ def make_raw(train=60, test=20):
 def split(make_settings):
     """Give a function: the splits of `raw` under some settings of the section `prepare`."""
 
-    def make(raw, **keys):
-        return make_splits(raw, make_settings(prepare={"validation_size": 10} | keys).prepare)
+    def make(raw, binarization="dynamic", **keys):
+        prepare = {"validation_size": 10, "binarization": binarization} | keys
+        # Grey-scale images go with other likelihoods than binary ones.
+        likelihood = "relaxed_bernoulli" if binarization == "none" else "bernoulli"
+        return make_splits(raw, make_settings(prepare=prepare, model={"likelihood": likelihood}).prepare)
 
     return make
 

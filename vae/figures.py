@@ -47,8 +47,9 @@ MOST_COLUMNS = 20
 def describe(metadata: Mapping[str, Any]) -> str:
     """Say in one line what a model was trained on and for how long, from the metadata in its file."""
     epochs, best = metadata["epochs"], metadata["best_epoch"]
-    grey = f"grey-scale ({LIKELIHOODS.get(metadata['model']['likelihood'])})"
-    pixels = grey if metadata["binarization"] == "none" else f"{metadata['binarization']} binarization"
+    pixels = f"{metadata['binarization']} binarization"
+    if metadata["binarization"] == "none":
+        pixels = f"grey-scale ({LIKELIHOODS[metadata['model']['likelihood']]})"
     duration = f"{epochs} epochs" if epochs > 1 else "1 epoch"
     kept = "" if best in (None, epochs) else f" (best: {best})"
     return f"{DATASETS[metadata['dataset']]}, {pixels}, {duration}{kept}"

@@ -119,8 +119,8 @@ def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = No
         bar.close()
         if checkpoints and settings.keep_checkpoint:
             _save(step, progress, checkpoints)
-        _load_best(step, progress)
-        _take_last_snapshot(model, progress, data, settings)
+        model.load_state_dict(progress.best)
+        _take_last_snapshot(model, progress, data)
     return progress
 
 
@@ -189,13 +189,9 @@ def _reconstruct(model: VAE, split: Split) -> Tensor:
     return model.reconstruct(pixels(split["images"], draw=False), split["labels"]).cpu()
 
 
-def _load_best(step: Step, progress: Progress) -> None:
-    step.model.load_state_dict(progress.best)
-
-
-def _take_last_snapshot(model: VAE, progress: Progress, data: Data, settings: Train) -> None:
-    kept = {epoch: images for epoch, images in progress.snapshots.items() if epoch in settings.snapshot_epochs}
-    earlier = {epoch: images for epoch, images in sorted(kept.items()) if epoch < progress.best_epoch}
+def _take_last_snapshot(model: VAE, progress: Progress, data: Data) -> None:
+    # After the best epoch the weights that were kept did not change any more.
+    earlier = {epoch: images for epoch, images in sorted(progress.snapshots.items()) if epoch < progress.best_epoch}
     progress.snapshots = earlier | {progress.best_epoch: _reconstruct(model, data.showcase)}
 
 

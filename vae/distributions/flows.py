@@ -1,5 +1,6 @@
 """Normalizing flows on vectors, from Pyro's own transforms."""
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -33,8 +34,18 @@ def affine_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
 
 
 def spline_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
-    """Rational linear spline coupling layers (Dolatabadi et al. 2020) on [-6, 6], the identity outside."""
-    made = [transforms.spline_coupling(dim, dim // 2, widths, count_bins=8, bound=6.0) for _ in range(layers)]
+    """Rational linear spline coupling layers (Dolatabadi et al. 2020) on [-6, 6], about the identity at first."""
+    half, bins = dim // 2, 8
+    sizes = [(dim - half) * count for count in (bins, bins, bins - 1, bins)]
+    nets = [_silent(DenseNN(half, widths, sizes, nonlinearity=nn.SiLU())) for _ in range(layers)]
+    made = [transforms.SplineCoupling(dim, half, net, bins, bound=6.0) for net in nets]
+    for layer, net in zip(made, nets, strict=True):
+        for parameter in layer.lower_spline.parameters():
+            nn.init.zeros_(parameter)
+        # A slope of 1 at each knot; Pyro's own start is a wild map.
+        slope = math.log(math.expm1(1))
+        nn.init.constant_(layer.lower_spline.unnormalized_derivatives, slope)
+        nn.init.constant_(net.layers[-1].bias[net.param_slices[2]], slope)
     return Flow(made, dim)
 
 

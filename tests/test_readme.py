@@ -1,0 +1,83 @@
+"""What the README tells people to type works."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.run import names, read_experiment
+from tests.checkouts import ENVIRONMENT, ROOT, call
+from vae.errors import InputError
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line
+    for language, block in BLOCKS
+    if not language
+    for line in block.splitlines()
+    if re.match(r"(make|dvc|python) ", line)
+]
+
+
+def test_make_targets_of_the_readme_exist_and_ci_runs_them() -> None:
+    targets = {command.removeprefix("make ") for command in COMMANDS if command.startswith("make ")}
+    assert targets == {"demo", "repro", "test"}
+    known = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert targets | {"bench", "profile", "lint"} <= set(re.findall(r"^make (\w+)", known, re.MULTILINE))
+    ci = (ROOT / ".ci/run").read_text()
+    assert {"make test", "make demo", "make lint"} <= set(ci.splitlines())
+
+
+def test_make_repro_runs_the_pipeline_and_shows_the_metrics(checkout: Path) -> None:
+    # The environment that runs this test stands in for the one that make would set up.
+    output = call(checkout, "make", "repro", "--assume-old=.venv/.ready")
+    assert "up to date" in output
+    assert "test_nll" in output
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("make ")])
+def test_commands_work_in_a_finished_checkout(checkout: Path, command: str) -> None:
+    call(checkout, *command.split())
+
+
+def test_the_library_in_five_lines(checkout: Path) -> None:
+    (snippet,) = [block for language, block in BLOCKS if language == "python"]
+    shown = "print(tuple(decoded.shape), tuple(reconstructed.shape), tuple(drawn.shape), posterior.batch_shape)"
+    output = call(checkout, sys.executable, "-c", f"{snippet}\n{shown}")
+    assert output.strip() == "(16, 8, 8) (16, 8, 8) (16, 8, 8) torch.Size([16])"
+
+
+def test_pictures_and_pages_that_the_readme_shows_are_there() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert len(links) >= 7
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_experiment_fits_the_settings_and_says_what_it_is(name: str) -> None:
+    assert read_experiment(name)
+    assert (ROOT / f"experiments/{name}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("name", "assignments", "message"),
+    [
+        ("vampprio", [], "vampprio: no such experiment, allowed: best, "),
+        ("vampprior", ["train.epochs=none"], r"experiments/vampprior.yaml: train.epochs: got 'none', allowed: a whole"),
+        ("vampprior", ["model.posterior=iaf"], "model.posterior: got 'iaf', allowed: diagonal_normal"),
+    ],
+)
+def test_experiments_that_cannot_run_are_refused(name: str, assignments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_experiment(name, assignments)
+
+
+def test_a_wrong_experiment_is_one_message_and_status_2() -> None:
+    command = [sys.executable, "-m", "experiments.run", "demo", "--set-param", "train.epochs=0"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: experiments/demo.yaml: train.epochs: got 0, allowed:")
+    assert "Traceback" not in done.stderr
