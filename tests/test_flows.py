@@ -36,7 +36,13 @@ def perturb(module, size):
 @pytest.fixture
 def make_flow():
     """Give a function: a perturbed flow in float64."""
-    return lambda name, dim=4, layers=3, size=0.3: perturb(FLOWS[name][0](dim, layers).double(), size)
+    # More would bend a spline to slopes of hundreds, whose inverse loses as many digits.
+    sizes = {"spline coupling": 0.1}
+
+    def make(name, dim=4, layers=3, size=None):
+        return perturb(FLOWS[name][0](dim, layers).double(), sizes.get(name, 0.3) if size is None else size)
+
+    return make
 
 
 def contexts(name, *leading):
@@ -171,16 +177,20 @@ def test_each_row_has_its_own_context_also_for_several_draws(make_flow, name):
 
 # --- Priors: densities over two dimensions, on a grid
 
-SPACING = 0.04
+SPACING = 0.05
 
 
 @pytest.fixture
 def make_prior(make_settings):
-    """Give a function: the density of a perturbed prior over two dimensions, in float64."""
+    """Give a function: the density of a perturbed prior over two dimensions, in float64 (a VampPrior's in float32)."""
+    # Enough to be another density, not so much that it leaves the grid or has peaks between its points.
+    sizes = {"spline": 0.1, "realnvp": 0.2}
 
     def make(name):
         keys = {"latent_dim": 2, "prior": name, "prior_components": 6, "prior_layers": 4, "flow_widths": [8]}
-        model = perturb(VAE(make_settings(model=keys | {"encoder_widths": [8]}).model, (4, 4)).double(), 0.3)
+        model = perturb(
+            VAE(make_settings(model=keys | {"encoder_widths": [8]}).model, (4, 4)).double(), sizes.get(name, 0.3)
+        )
         return model.prior(lambda images: model.posterior(model.features(images)))
 
     return make
@@ -195,25 +205,21 @@ def grid():
 
 @torch.no_grad()
 def densities_on(grid, prior):
-    return prior.log_prob(grid).exp()
+    return prior.log_prob(grid.to(prior.sample().dtype)).exp().double()
 
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_priors_density_integrates_to_1(make_prior, grid, name):
     density = densities_on(grid, make_prior(name))
     border = torch.cat([density[0], density[-1], density[:, 0], density[:, -1]])
-    assert border.max() < 1e-12
-    # Sums over a grid are exact to rounding for smooth densities that end before its border; a spline has kinks, at
-    # which the error is of the order of the spacing squared.
-    tolerance = SPACING**2 if name == "spline" else 1e-7
+    assert border.max() < 1e-10
+    # Sums over a grid are exact to rounding (float32's for the VampPrior) for smooth densities that end before its
+    # border; a spline has kinks, at which the error is of the order of the spacing squared.
+    tolerance = {"spline": SPACING**2, "vampprior": 1e-5}.get(name, 1e-8)
     assert density.sum().item() * SPACING**2 == pytest.approx(1, abs=tolerance)
-
-
-@pytest.mark.parametrize("name", [name for name in PRIORS if name != "standard_normal"])
-def test_a_perturbed_prior_is_no_standard_normal(make_prior, grid, name):
-    difference = densities_on(grid, make_prior(name)) - densities_on(grid, standard(2))
-    # Total variation: half the integral of the difference.
-    assert difference.abs().sum() * SPACING**2 / 2 > 0.1
+    # It is not the one that it starts as: half the absolute difference is 0 for equal densities and 1 for disjoint ones.
+    difference = (density - densities_on(grid, standard(2))).abs().sum().item() * SPACING**2 / 2
+    assert difference > 0.1 or name == "standard_normal"
 
 
 def moments_of(z):
