@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Threads that wait do not spin, so that two processes on the same cores do not starve each other.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help setup demo repro test lint bench profile
 .DEFAULT_GOAL := help
@@ -26,7 +28,7 @@ repro: $(READY)  ## Run the whole pipeline on MNIST, as far as something changed
 	dvc metrics show
 
 test: $(READY)  ## Run the tests
-	python -m pytest
+	python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)  ## Check style and format
 	ruff check .

@@ -9,6 +9,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae.device import set_up
+from vae.model import VAE
+from vae.objectives import OBJECTIVES
 from vae.step import Step, kl_weights, learning_rates, pixels
 
 
@@ -63,12 +65,19 @@ def test_cosine_falls_from_the_peak_to_0(make_train):
     np.testing.assert_allclose(rates, expected, atol=1e-7)
 
 
+def test_iwae_has_eight_stages_each_three_times_as_long_as_the_one_before(make_train):
+    rates = learning_rates(make_train(schedule="iwae", learning_rate=0.001), 2 * 3280).numpy()
+    # Burda et al. 2015, section 5: 3^i passes with the rate 0.001 * 10^(-i / 7), i = 0 to 7.
+    expected = np.concatenate([np.full(2 * 3**i, 0.001 * 10 ** (-i / 7)) for i in range(8)])
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
 def test_constant_is_constant(make_train):
     rates = learning_rates(make_train(schedule="constant", learning_rate=0.5), 7)
     np.testing.assert_array_equal(rates, np.full(7, 0.5, dtype=np.float32))
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "iwae", "constant"])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_rates_of_the_shortest_runs_are_within_bounds(make_train, schedule, steps):
     rates = learning_rates(make_train(schedule=schedule, learning_rate=0.5), steps).numpy()
@@ -80,6 +89,11 @@ def test_rates_of_the_shortest_runs_are_within_bounds(make_train, schedule, step
 def test_kl_weights_rise_linearly_and_then_stay_at_1(make_train):
     weights = kl_weights(make_train(kl_warmup_epochs=2), steps=6, steps_an_epoch=2)
     np.testing.assert_array_equal(weights, [0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_kl_weights_rise_to_beta(make_train):
+    weights = kl_weights(make_train(kl_warmup_epochs=1, beta=4), steps=4, steps_an_epoch=2)
+    np.testing.assert_array_equal(weights, [2, 4, 4, 4])
 
 
 def test_without_warm_up_the_kl_always_counts_in_full(make_train):
@@ -130,7 +144,7 @@ def train_by_hand(model, images, draw, settings):
     Gives the moving average of the weights, and the sums of log-likelihood and KL over the last epoch.
     """
     parameters = list(model.parameters())
-    adam = torch.optim.Adam(parameters)
+    adam = torch.optim.Adam(parameters, eps=settings.adam_epsilon)
     average = [parameter.detach().clone() for parameter in parameters]
     steps_an_epoch = math.ceil(len(images) / settings.batch_size)
     rates = learning_rates(settings, steps_an_epoch * settings.epochs).tolist()
@@ -147,7 +161,7 @@ def train_by_hand(model, images, draw, settings):
             kl = (mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(-1) / 2
             index = epoch * steps_an_epoch + batch
             warm_up = settings.kl_warmup_epochs * steps_an_epoch
-            weight = min(1, (index + 1) / warm_up) if warm_up else 1
+            weight = settings.beta * (min(1, (index + 1) / warm_up) if warm_up else 1)
             loss = -(log_likelihood - weight * kl).mean()
             adam.zero_grad()
             loss.backward()
@@ -171,7 +185,9 @@ CHANGES = [
     {"gradient_clip": 5},
     {"ema_decay": 0.8},
     {"kl_warmup_epochs": 2},
-    {"gradient_clip": 5, "ema_decay": 0.8, "kl_warmup_epochs": 1},
+    {"beta": 0.5},
+    {"adam_epsilon": 0.01},
+    {"gradient_clip": 5, "ema_decay": 0.8, "kl_warmup_epochs": 1, "beta": 3},
 ]
 
 
@@ -213,6 +229,45 @@ def test_an_epoch_takes_each_image_once_in_an_order_of_its_own(lean, make_model,
         orders.append(step.order.tolist())
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(150))
     assert orders[0] != orders[1]
+
+
+def test_labels_go_with_their_images_to_a_conditional_model_alone(lean, make_settings, make_train, images):
+    labels = torch.arange(150) % 10
+    for condition in ("label", "none"):
+        keys = {"prior": "standard_normal", "encoder_widths": [4], "decoder_widths": [4], "condition": condition}
+        model = VAE(make_settings(model=keys).model, (8, 8), classes=10)
+        step, seen = Step(model, images, False, make_train(), labels), []
+
+        def recording(module, args, *rest, step=step, seen=seen):
+            seen.append(args)
+            return OBJECTIVES["elbo"](module, args, *rest)
+
+        step.objective = recording
+        run_epochs(step)
+        assert torch.equal(torch.cat([batch[0] for batch in seen]), pixels(images[step.order], draw=False))
+        if condition == "label":
+            assert torch.equal(torch.cat([batch[1] for batch in seen]), labels[step.order])
+        else:
+            assert [batch[1] for batch in seen] == [None] * 3
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_step_takes_the_objective_that_the_settings_name(lean, make_model, make_train, images, objective):
+    settings = make_train(objective=objective, particles=3, batch_size=150)
+    model, expected = make_model(), make_model()
+    step = Step(model, images, False, settings)
+    torch.manual_seed(1)
+    run_epochs(step)
+    torch.manual_seed(1)
+    x = pixels(images[torch.randperm(150)], draw=False)
+    loss, terms = OBJECTIVES[objective](expected, (x, None), 1.0, settings)
+    loss.backward()
+    assert step.losses.item() == loss.item()
+    np.testing.assert_allclose(
+        step.totals, [150 * terms.log_likelihood.mean().item(), 150 * terms.kl.mean().item()], rtol=1e-6
+    )
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
 
 
 def test_totals_are_sums_over_the_images_of_the_epoch_alone(lean, make_model, make_train, images):
