@@ -494,10 +494,11 @@ def test_the_importance_weighted_losses_are_the_logarithm_of_a_mean_weight(
 def test_the_doubly_reparameterised_gradient_is_the_same_for_the_model(lean, make_model, make_train, kl_weight):
     images, gradients = torch.rand(IMAGES, 8, 8).round(), []
     for loss_of in (iwae_loss, dreg_loss):
-        model = make_model(spread=2)
+        model = make_model(spread=2, prior="gaussian_mixture", prior_components=4)
         torch.manual_seed(1)
         loss_of(model, (images,), torch.tensor(kl_weight), make_train(particles=4))[0].backward()
-        gradients.append({name: parameter.grad for name, parameter in model.decoder.named_parameters()})
+        learned = [*model.decoder.named_parameters(prefix="decoder"), *model.prior.named_parameters(prefix="prior")]
+        gradients.append({name: parameter.grad for name, parameter in learned})
     # The same sums of 5 images' gradients in another order.
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 

@@ -91,7 +91,7 @@ def dreg_loss(module: nn.Module, args: tuple[Any, ...], kl_weight: Tensor, setti
     """The same bound, its gradient doubly reparameterised (Tucker et al. 2019, equation 8): less noise for the guide.
 
     With weights w normalized over the draws, the guide learns from w^2 times the gradient of log w through z alone,
-    the model from w times its own.
+    the model from w times its own. With the KL weighted by b, w^2 becomes w (1 - b (1 - w)), by the same derivation.
     """
     model, guide = (_repeated(program, settings.particles) for program in (module.model, module.guide))
     drawn = record(guide, args)
@@ -104,7 +104,8 @@ def dreg_loss(module: nn.Module, args: tuple[Any, ...], kl_weight: Tensor, setti
         site["value"] = site["value"].detach()
     own = _model_terms(record(model, args, drawn)).sum()
     own_log_weights = own.log_likelihood - kl_weight * own.kl
-    surrogate = (weights.square() * log_weights + weights * own_log_weights).sum(dim=0)
+    guides_weights = weights * (1 - kl_weight * (1 - weights))
+    surrogate = (guides_weights * log_weights + weights * own_log_weights).sum(dim=0)
     # The value of the bound with the gradient of the surrogate.
     bound = _log_mean(log_weights.detach())
     return -(bound + surrogate - surrogate.detach()).mean(), through_z
@@ -134,8 +135,7 @@ class _Recorder(Messenger):
     def _pyro_post_sample(self, site: Any) -> None:
         if site["name"] in self.sites:
             raise RuntimeError(f"two sites are named {site['name']}; give each its own name")
-        if not poutine.util.site_is_subsample(site):
-            self.sites[site["name"]] = site
+        self.sites[site["name"]] = site
 
 
 def record(program: Program, args: tuple[Any, ...], values: Sites = MappingProxyType({})) -> Sites:
@@ -163,6 +163,7 @@ def _repeated(program: Program, particles: int) -> Program:
 
 def _site_terms(guide_sites: Sites, model_sites: Sites, closed_form: bool) -> _SiteTerms:
     terms = _SiteTerms([], [])
+    guide_sites, model_sites = _without_plates(guide_sites), _without_plates(model_sites)
     places = {name: place for place, name in enumerate(guide_sites)}
     latest = -1  # place in the guide of the model's latent sites so far
     for name, site in model_sites.items():
@@ -180,12 +181,16 @@ def _site_terms(guide_sites: Sites, model_sites: Sites, closed_form: bool) -> _S
 
 def _model_terms(model_sites: Sites) -> _SiteTerms:
     terms = _SiteTerms([], [])
-    for site in model_sites.values():
+    for site in _without_plates(model_sites).values():
         if site["is_observed"]:
             terms.log_likelihood.append(_log_prob(site))
         else:
             terms.kl.append(-_log_prob(site))
     return terms
+
+
+def _without_plates(sites: Sites) -> Sites:
+    return {name: site for name, site in sites.items() if not poutine.util.site_is_subsample(site)}
 
 
 def _log_prob(site: Any) -> Tensor:
