@@ -99,7 +99,7 @@ def make_model(make_settings):
 
     def make(image_shape=(8, 8), seed=0, spread=1.0, **keys):
         torch.manual_seed(seed)
-        model = VAE(make_settings(model=SMALL_MODEL | keys).model, image_shape)
+        model = VAE(make_settings(model=SMALL_MODEL | keys).model, image_shape, classes=10)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter *= spread

@@ -103,14 +103,14 @@ X = torch.tensor([0.3, -1.0, 1.5], dtype=torch.float64)
 def make_vae(make_settings, lean):
     """Give a function: a real, tiny model for images of 2 x 2 pixels, its weights stronger than they begin."""
 
-    def make(**keys):
+    def make(size=0.1, **keys):
         sizes = {"latent_dim": 2, "top_dim": 2, "encoder_widths": [3], "decoder_widths": [3], "inner_widths": [3]}
         flow = {"flow_widths": [3], "prior_layers": 2, "posterior_layers": 1, "prior_components": 3}
         torch.manual_seed(0)
-        model = make_model(make_settings(model=sizes | flow | keys).model, (2, 2), 0)
+        model = make_model(make_settings(model=sizes | flow | {"activation": "tanh"} | keys).model, (2, 2), 0)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter += size * torch.randn_like(parameter)
         return model
 
     return make
@@ -178,7 +178,9 @@ def test_closed_forms_do_not_change_the_elbo(lean, program):
     ],
 )
 def test_closed_forms_do_not_change_a_real_models_elbo(make_vae, levels, prior, posterior):
-    model, copies = make_vae(levels=levels, prior=prior, posterior=posterior), 20_000
+    # A spline bent more has tails that no mean can be taken of.
+    size = 0.1 if prior == "spline" else 0.3
+    model, copies = make_vae(size, levels=levels, prior=prior, posterior=posterior), 50_000
     images = repeated(torch.rand(1, 2, 2).round(), copies)
     with torch.no_grad():
         closed = elbo_terms(model.model, model.guide, images).elbo.double()
@@ -186,7 +188,7 @@ def test_closed_forms_do_not_change_a_real_models_elbo(make_vae, levels, prior, 
     (closed, error), (drawn, other) = (mean_and_error(values.flatten().numpy()) for values in (closed, drawn))
     # As above; float32 sums are far more exact.
     assert abs(closed - drawn) < 4.5 * math.hypot(error, other)
-    assert other < 0.05
+    assert other < 0.1
 
 
 def test_sites_of_the_guide_alone_count_as_in_pyro():

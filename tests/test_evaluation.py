@@ -142,7 +142,7 @@ def test_scores_have_the_documented_shapes_and_types(scores):
 
 def test_kl_and_squared_error_are_those_of_the_posterior_mean(make_model, digits):
     model, images = make_model(spread=2), digits[:20]
-    scores = score(model, as_split(images), samples=10, seed=0)
+    scores = score(model, as_split(images), samples=250, seed=0)
     x = images.numpy() / 255
     q = model.encode(torch.from_numpy(x).float())
     mean, scale = q.mean.double().detach().numpy(), q.stddev.double().detach().numpy()
@@ -151,6 +151,18 @@ def test_kl_and_squared_error_are_those_of_the_posterior_mean(make_model, digits
     np.testing.assert_allclose(scores.mean, mean, rtol=1e-5)
     np.testing.assert_allclose(scores.kl, (mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum(-1) / 2, rtol=1e-5)
     np.testing.assert_allclose(scores.mse, ((expit(logits) - x) ** 2).mean(axis=(-2, -1)), rtol=1e-5)
+
+
+def test_images_of_a_conditional_model_are_scored_with_their_own_labels(make_model, digits, monkeypatch):
+    monkeypatch.setitem(evaluation._CHUNK_ROWS, "cpu", 70)
+    model, images, labels = make_model(spread=2, condition="label"), digits[:20], torch.arange(20) % 10
+    scores = score(model, {"images": images, "labels": labels}, samples=10, seed=0)
+    x = images.float() / 255
+    # Other batches' products may add up in another order.
+    torch.testing.assert_close(scores.mean, model.represent(x, labels).detach())
+    squared_error = (model.reconstruct(x, labels).detach() - x).square().mean((-2, -1))
+    torch.testing.assert_close(scores.mse.float(), squared_error)
+    assert not torch.allclose(scores.mean, model.represent(x, labels.flip(0)))
 
 
 def test_the_elbo_is_below_the_log_likelihood(scores):

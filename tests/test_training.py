@@ -90,6 +90,17 @@ def test_training_starts_at_the_mean_image(make_model, digits):
     np.testing.assert_allclose(model.sample(1, seed=0)[0].detach(), np.clip(mean, 0.001, 0.999), rtol=1e-5)
 
 
+def test_a_vampprior_starts_at_training_images(make_model, digits):
+    model = make_model(prior="vampprior", prior_components=20)
+    initialize(model, digits[:200])
+    pseudo_inputs = model.prior.logits.detach().sigmoid()
+    # Pixels are kept within a twentieth of 0 and 1, where a logit still learns.
+    images = (digits[:200].float() / 255).clamp(0.05, 0.95)
+    distances = (pseudo_inputs[:, None] - images).abs().amax(dim=(-2, -1))
+    assert (distances.amin(dim=1) < 1e-5).all()
+    assert len(distances.argmin(dim=1).unique()) == 20
+
+
 def test_a_graph_on_the_cpu_is_refused(run, data):
     with pytest.raises(InputError, match=r"train\.step: got 'graph', allowed on cpu: auto, eager"):
         run(data, step="graph")
@@ -159,6 +170,19 @@ def test_the_same_seed_gives_the_same_bytes(run, data, changes):
     assert same_weights(again_model, first_model)
     for epoch, images in first.snapshots.items():
         assert torch.equal(again.snapshots[epoch], images)
+
+
+def test_a_conditional_model_is_trained_judged_and_shown_with_labels(run, make_model, digits):
+    def labelled(start, stop):
+        return {"images": digits[start:stop], "labels": torch.arange(stop - start) % 10}
+
+    data = Data(labelled(0, 150), labelled(150, 250), labelled(250, 255), draw=True)
+    progress, model = run(data, make_model(condition="label"), epochs=1)
+    showcase, labels = pixels(data.showcase["images"], draw=False), data.showcase["labels"]
+    assert torch.equal(progress.snapshots[1], model.reconstruct(showcase, labels))
+    others = data.train | {"labels": data.train["labels"].flip(0)}
+    _, otherwise = run(Data(others, data.validation, data.showcase, draw=True), make_model(condition="label"), epochs=1)
+    assert not same_weights(model, otherwise)
 
 
 # --- History
@@ -381,6 +405,15 @@ def test_validation_is_the_mean_over_images_however_they_are_cut(make_model, dig
     mean, scale = q.mean.detach().double().numpy(), q.stddev.detach().double().numpy()
     # float32 networks and sums of 64 terms.
     assert log_likelihood == pytest.approx((x * logits - np.logaddexp(0, logits)).sum() / 100, rel=1e-5)
+    assert kl == pytest.approx((mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum() / 2 / 100, rel=1e-5)
+
+
+def test_validation_images_of_a_conditional_model_keep_their_labels(make_model, digits, monkeypatch):
+    monkeypatch.setattr(training, "_VALIDATION_BATCH", 30)
+    model, images, labels = make_model(spread=2, condition="label"), digits[:100], torch.arange(100) ** 2 % 10
+    _, kl = mean_terms(model, {"images": images, "labels": labels}, seed=1)
+    q = model.encode(images.float() / 255, labels)
+    mean, scale = q.mean.detach().double().numpy(), q.stddev.detach().double().numpy()
     assert kl == pytest.approx((mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum() / 2 / 100, rel=1e-5)
 
 
