@@ -2,8 +2,6 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# Threads that wait do not spin, so that two processes on the same cores do not starve each other.
-export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help setup demo repro test lint bench profile
 .DEFAULT_GOAL := help
@@ -27,6 +25,8 @@ repro: $(READY)  ## Run the whole pipeline on MNIST, as far as something changed
 	dvc repro
 	dvc metrics show
 
+# The tests' processes share the cores: a thread that waits must not spin, as OpenMP's do by default.
+test: export OMP_WAIT_POLICY ?= passive
 test: $(READY)  ## Run the tests
 	python -m pytest --numprocesses auto --dist loadfile
 
