@@ -34,7 +34,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.floor import forward_flops, matrix_precision, training_flops, wait
 from vae.device import set_up
-from vae.evaluation import score
+from vae.evaluation.likelihood import score
 from vae.model import VAE, make_model
 from vae.preparation import Split
 from vae.settings import Model, Train, load_settings

@@ -2,7 +2,7 @@
 
 from stages import run
 from vae.device import set_up
-from vae.evaluation import metrics, score
+from vae.evaluation.likelihood import metrics, score
 from vae.model import load
 from vae.settings import Settings, mark_relaxed
 from vae.storage import read_tensors, write_arrays, write_json

@@ -1,5 +1,7 @@
 """The variational autoencoder: a Pyro model p(x, z), its guide q(z | x), and what users do with them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ class VAE(nn.Module):
     `model` and `guide` are a Pyro model and guide as `pyro.infer.SVI` takes them. Images go in and come out
     as float tensors of shape (n, height, width) with values from 0 to 1, labels as int64 tensors of shape (n,).
     """
+
+    latent_sites: tuple[str, ...] = ("z",)
 
     def __init__(self, settings: Model, image_shape: tuple[int, int], classes: int = 0) -> None:
         super().__init__()
@@ -107,12 +111,22 @@ class VAE(nn.Module):
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """Decode n draws from the prior; shape (n, height, width). Equal seeds give equal draws on a device."""
+        return self.draw_prior(n, seed, labels)[1].mean
+
+    def draw_prior(self, n: int, seed: int, labels: Tensor | None = None) -> tuple[Tensor, dist.Distribution]:
+        """Draw n latents from the prior, shape (n, latent_dim), and give the pixels' distribution at each of them."""
         images = torch.empty(n, *self.image_shape, device=next(self.parameters()).device)
-        devices = [images.device] if images.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+        with _seeded(seed, images.device):
             trace = poutine.trace(poutine.uncondition(self.model)).get_trace(images, labels)
-        return trace.nodes["x"]["fn"].mean
+        return self._latents(trace), trace.nodes["x"]["fn"]
+
+    def draw_posterior(self, images: Tensor, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """Draw n latents from each image's posterior; shape (n, images, latent_dim)."""
+        with _seeded(seed, images.device), pyro.plate("draws", n, dim=-2):
+            return self._latents(poutine.trace(self.guide).get_trace(images, labels))
+
+    def _latents(self, trace: poutine.Trace) -> Tensor:
+        return torch.cat([trace.nodes[name]["value"] for name in self.latent_sites], dim=-1)
 
 
 class TwoLevelVAE(VAE):
@@ -124,6 +138,8 @@ class TwoLevelVAE(VAE):
     A representation is z1 followed by z2, of size `latent_dim` together; `encode` gives the posterior of the level
     that the guide draws first.
     """
+
+    latent_sites = ("z1", "z2")
 
     def _make_parts(self, settings: Model) -> None:
         self.hvae = settings.levels == "hvae"
@@ -186,6 +202,14 @@ class InnerLevel(nn.Module):
 
     def forward(self, inputs: Tensor) -> dist.Distribution:
         return self.normal(self.layers(inputs))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw with a seed of one's own, and let the callers' random numbers go on as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _joined(features: Tensor, latents: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from vae.settings.reading import load_settings, parse_settings
 from vae.settings.sections import (
     Binarization,
+    Classify,
     DatasetName,
     Device,
     Embed,
@@ -10,6 +11,7 @@ from vae.settings.sections import (
     Model,
     Plot,
     Prepare,
+    Sample,
     Settings,
     Train,
     mark_relaxed,
@@ -17,6 +19,7 @@ from vae.settings.sections import (
 
 __all__ = [
     "Binarization",
+    "Classify",
     "DatasetName",
     "Device",
     "Embed",
@@ -24,6 +27,7 @@ __all__ = [
     "Model",
     "Plot",
     "Prepare",
+    "Sample",
     "Settings",
     "Train",
     "load_settings",

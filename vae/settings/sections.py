@@ -151,10 +151,28 @@ class Train(Section):
     seed: Seed
 
 
+class Classify(Section):
+    """How the classifier that judges samples is trained."""
+
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    seed: Seed
+
+
 class Evaluate(Section):
-    """How the test set is judged."""
+    """How the model is judged on the test set."""
 
     importance_samples: Count
+    training_images: Annotated[int, Field(ge=10)]
+    seed: Seed
+
+
+class Sample(Section):
+    """How draws from the model are judged."""
+
+    images: Annotated[int, Field(ge=10)]
+    neighbours: Count
     seed: Seed
 
 
@@ -182,7 +200,9 @@ class Settings(Section):
     prepare: Prepare
     model: Model
     train: Train
+    classify: Classify
     evaluate: Evaluate
+    sample: Sample
     embed: Embed
     plot: Plot
 

@@ -7,8 +7,8 @@ from scipy import stats
 from scipy.special import expit, logsumexp
 
 from tests.conftest import as_split
-from vae import evaluation
-from vae.evaluation import active_units, mean_and_error, metrics, score
+from vae.evaluation import likelihood
+from vae.evaluation.likelihood import active_units, mean_and_error, metrics, score
 from vae.objectives import weight_and_elbo_terms
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -72,7 +72,7 @@ def integrate(model, x, samples):
 def test_estimates_agree_with_integrals_over_the_latent_space(
     make_model, binary_images, monkeypatch, latent_dim, rows, device
 ):
-    monkeypatch.setitem(evaluation._CHUNK_ROWS, device.type, rows)
+    monkeypatch.setitem(likelihood._CHUNK_ROWS, device.type, rows)
     model, samples = make_model((6, 6), latent_dim=latent_dim), 2950
     with torch.no_grad():
         model.decoder.output.weight *= 4
@@ -92,7 +92,7 @@ def test_estimates_agree_with_integrals_over_the_latent_space(
 def test_the_estimate_is_exact_under_an_exact_posterior_however_it_is_cut(
     make_model, binary_images, monkeypatch, samples, rows
 ):
-    monkeypatch.setitem(evaluation._CHUNK_ROWS, "cpu", rows)
+    monkeypatch.setitem(likelihood._CHUNK_ROWS, "cpu", rows)
     model = make_model((6, 6))
     with torch.no_grad():
         # z tells nothing of x, and the posterior is the prior: every weight is p(x).
@@ -115,8 +115,8 @@ def test_every_draw_counts_once_and_no_chunk_is_larger_than_allowed(make_model, 
         recorded.append(terms[0])
         return terms
 
-    monkeypatch.setattr(evaluation, "weight_and_elbo_terms", recording)
-    monkeypatch.setitem(evaluation._CHUNK_ROWS, "cpu", 300)
+    monkeypatch.setattr(likelihood, "weight_and_elbo_terms", recording)
+    monkeypatch.setitem(likelihood._CHUNK_ROWS, "cpu", 300)
     scores = score(make_model((6, 6), spread=2), as_split(binary_images), samples=250, seed=0)
     of_three, of_one = [(100, 3), (100, 3), (50, 3)], [(100, 1), (100, 1), (50, 1)]
     assert [terms.elbo.shape for terms in recorded] == of_three + of_three + of_one
@@ -154,7 +154,7 @@ def test_kl_and_squared_error_are_those_of_the_posterior_mean(make_model, digits
 
 
 def test_images_of_a_conditional_model_are_scored_with_their_own_labels(make_model, digits, monkeypatch):
-    monkeypatch.setitem(evaluation._CHUNK_ROWS, "cpu", 70)
+    monkeypatch.setitem(likelihood._CHUNK_ROWS, "cpu", 70)
     model, images, labels = make_model(spread=2, condition="label"), digits[:20], torch.arange(20) % 10
     scores = score(model, {"images": images, "labels": labels}, samples=10, seed=0)
     x = images.float() / 255
