@@ -15,7 +15,9 @@ SMALL = {
     "prepare": {"validation_size": 200},
     "model": {"latent_dim": 4, "encoder_widths": [32], "decoder_widths": [32], "flow_widths": [8]},
     "train": {"device": "cpu", "epochs": 3, "snapshot_epochs": [1, 2]},
-    "evaluate": {"importance_samples": 5},
+    "classify": {"epochs": 1},
+    "evaluate": {"importance_samples": 5, "training_images": 200},
+    "sample": {"images": 100},
     "embed": {"method": "pca", "images": 100},
     "plot": {"dpi": 75, "samples": 20},
 }
