@@ -33,6 +33,11 @@ class BernoulliImage(dist.TorchDistribution):
         """Each pixel's probability of being 1."""
         return self.logits.sigmoid()
 
+    @property
+    def variance(self) -> Tensor:
+        """Each pixel's variance."""
+        return self.mean * (1 - self.mean)
+
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         """Draw images of 0 and 1."""
         return torch.bernoulli(self.mean.expand(self._extended_shape(sample_shape)))
@@ -99,6 +104,18 @@ class LogisticPixels(dist.TorchDistribution):
     def mean(self) -> Tensor:
         """The logistic's mean within the pixels' range."""
         return self.loc.clamp(0, 1)
+
+    @property
+    def variance(self) -> Tensor:
+        """Each pixel's variance, from the probability of every one of the 256 values."""
+        first, second = torch.zeros_like(self.loc), torch.zeros_like(self.loc)
+        precision = (-self.log_scale).exp()
+        for value in range(1, 256):
+            # E[X] is the sum of P(X >= k) / 255 over k, E[X^2] that of (2 k - 1) P(X >= k) / 255^2.
+            reached = torch.sigmoid((self.loc - value / 255 + self.half_bin) * precision)
+            first += reached / 255
+            second += reached * ((2 * value - 1) / 255**2)
+        return (second - first.square()).clamp(min=0)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         """Draw pixels, rounded to the 256 values."""

@@ -1,0 +1,132 @@
+"""What the pictures share: their heading, and galleries of images whose pixels stay whole."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+TITLE_SIZE, CAPTION_SIZE, TEXT_SIZE, NOTE_SIZE = 13, 11, 10, 8  # points
+
+# Pictures are laid out in units that are whole pixels at 75, 150 and 300 dots per inch: images stay sharp.
+UNIT = 1 / 75  # inch
+HEADING = 40  # the title's two lines
+COLUMN_LABELS = 15
+ROW_LABEL_PAD = 6
+MARGIN = 4
+GUTTER = 2  # between images
+BREAK = 6  # more, between groups of images
+NOTE = 12  # more, under images with a note
+SMALL_IMAGE, LARGE_IMAGE = 28, 56
+MOST_COLUMNS = 20
+
+
+def heading(width: int, height: int, title: str, caption: str) -> Figure:
+    """Make a figure of so many units with its title and, below, its caption."""
+    figure = Figure((width * UNIT, height * UNIT), facecolor="white")
+    x = MARGIN / width
+    figure.text(x, 1 - 4 / height, title, va="top", fontsize=TITLE_SIZE, fontweight="bold")
+    figure.text(x, 1 - 21 / height, caption, va="top", fontsize=CAPTION_SIZE, color="0.35")
+    return figure
+
+
+def chart(width: int, height: int, title: str, caption: str) -> Figure:
+    """Make a figure whose axes, added later, fill the room below its heading."""
+    figure = heading(width, height, title, caption)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - HEADING / height))
+    return figure
+
+
+def canvas_axes(figure: Figure, canvas: np.ndarray, left: int, bottom: int) -> Axes:
+    """Show an image, a pixel a unit, with its lower left corner so many units from the figure's."""
+    width, height = np.rint(figure.get_size_inches() / UNIT)
+    axes = figure.add_axes((left / width, bottom / height, canvas.shape[1] / width, canvas.shape[0] / height))
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.tick_params(length=0, labelsize=TEXT_SIZE)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def gallery(
+    images: np.ndarray,
+    title: str,
+    caption: str,
+    image_size: int,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[tuple[str, int]] = (),
+    row_breaks: Sequence[int] = (),
+    notes: Mapping[int, Sequence[str]] | None = None,
+    right: int = 0,
+) -> Figure:
+    """Show images in a grid, each about `image_size` units high.
+
+    Args:
+        images: from 0 to 1, of shape `(rows, columns, height, width)`, or with RGB as a fifth axis.
+        title: the first line.
+        caption: the second line.
+        image_size: the height that an image has at most, in units (unless it has more pixels).
+        row_labels: what stands beside each row.
+        column_labels: what stands above columns, and above how many; groups of several stand apart.
+        row_breaks: the rows above which there is more space.
+        notes: what stands below the images of a row.
+        right: units to leave free beside the images.
+    """
+    notes = notes or {}
+    rows, columns = images.shape[:2]
+    enlarged = enlarge(images, image_size)
+    row_gaps = [BREAK * (row in row_breaks) + NOTE * (row - 1 in notes) for row in range(rows)]
+    spans = [count for _, count in column_labels]
+    starts = np.cumsum([0, *spans])
+    broken = starts[1:-1] if max(spans, default=1) > 1 else ()
+    canvas, rows_at, columns_at = _tile(enlarged, row_gaps, [BREAK * (column in broken) for column in range(columns)])
+
+    left = MARGIN + max((text_width(label, TEXT_SIZE) + ROW_LABEL_PAD for label in row_labels), default=0)
+    bottom = MARGIN + NOTE * (rows - 1 in notes)
+    headed = MARGIN + max(text_width(title, TITLE_SIZE, "bold"), text_width(caption, CAPTION_SIZE))
+    width = max(left + canvas.shape[1] + right, headed) + MARGIN
+    height = HEADING + (COLUMN_LABELS if column_labels else 0) + canvas.shape[0] + bottom
+    figure = heading(width, height, title, caption)
+    axes = canvas_axes(figure, canvas, left, bottom)
+    axes.set_yticks(rows_at if row_labels else [], row_labels)
+    centres = [columns_at[start : start + count].mean() for start, count in zip(starts, spans, strict=False)]
+    axes.set_xticks(centres, [label for label, _ in column_labels])
+    axes.tick_params(labeltop=True, labelbottom=False)
+    for row, texts in notes.items():
+        below = rows_at[row] + enlarged.shape[2] / 2
+        for column, text in zip(columns_at, texts, strict=True):
+            axes.text(column, below, text, ha="center", va="top", fontsize=NOTE_SIZE, color="0.25")
+    return figure
+
+
+def enlarge(images: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the pixels of images (rows, columns, height, width, ...) as often as fits into `size` units, or once."""
+    scale = max(1, size // images.shape[2])
+    return images.repeat(scale, axis=2).repeat(scale, axis=3)
+
+
+def _tile(
+    images: np.ndarray, row_gaps: Sequence[int], column_gaps: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join images (rows, columns, height, width, ...) into one on white, with these gaps more before each.
+
+    Returns:
+        The image, and the centres of its rows and of its columns in pixels.
+    """
+    rows, columns, height, width, *colours = images.shape
+    tops = np.arange(rows) * (height + GUTTER) + np.cumsum(row_gaps)
+    lefts = np.arange(columns) * (width + GUTTER) + np.cumsum(column_gaps)
+    canvas = np.ones((tops[-1] + height, lefts[-1] + width, *colours))
+    for row, column in np.ndindex(rows, columns):
+        canvas[tops[row] :, lefts[column] :][:height, :width] = images[row, column]
+    return canvas, tops + (height - 1) / 2, lefts + (width - 1) / 2
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> int:
+    """The units that a line of text of so many points is wide."""
+    if not text:
+        return 0
+    outline = TextPath((0, 0), text, prop=FontProperties(size=size, weight=weight))
+    return math.ceil(outline.get_extents().width / 72 / UNIT)
