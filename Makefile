@@ -3,7 +3,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup demo repro test lint bench profile
+.PHONY: help setup demo repro test lint bench profile graph
 .DEFAULT_GOAL := help
 
 help:  ## List these targets
@@ -14,7 +14,8 @@ setup: $(READY)  ## Make .venv with the pinned packages
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[graph,plots,test]'
+	$(VENV)/bin/python -m experiments.vega
 	touch $@
 
 demo: $(READY)  ## Run every stage on scikit-learn's digits in .demo/: no download, no GPU, about a minute
@@ -39,3 +40,6 @@ bench: $(READY)  ## Time the trainer beside plain Pyro and bare PyTorch (about 1
 
 profile: $(READY)  ## Show where the time of an epoch goes, and write a trace of it
 	python -m benchmarks.profile
+
+graph: $(READY)  ## Draw the graphs of model and guide to docs/pictures (needs Graphviz)
+	python -m experiments.graph
