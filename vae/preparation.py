@@ -48,7 +48,7 @@ def binarize(images: Tensor, how: Binarization, generator: torch.Generator) -> T
     (Salakhutdinov & Murray 2008); `threshold` takes pixels above one half for 1.
     """
     if how == "none":
-        return images
+        return images.clone()  # tensors in one file must not share memory
     level = 0.5 if how == "threshold" else torch.rand(images.shape, generator=generator)
     return (images / 255 > level).to(torch.uint8) * 255
 

@@ -24,7 +24,7 @@ ERRORS = {
     "ssim": ("Structural similarity", "SSIM, higher is better"),
 }
 _MOST_NAMED_BARS = 50
-_CELL = 36  # units
+_CELL = 44  # units
 
 
 def elbo(history: pd.DataFrame, caption: str) -> Figure:
@@ -60,9 +60,9 @@ def kl_per_dimension(kl: np.ndarray, active: int, caption: str) -> Figure:
     axes = figure.add_subplot()
     axes.bar(np.arange(len(kl)), kl[order], width=0.8, color=CURVES["train"]["color"])
     named = len(kl) <= _MOST_NAMED_BARS
-    axes.set_xticks(np.arange(len(kl)) if named else [], [f"z{dimension}" for dimension in order] if named else None)
+    axes.set_xticks(np.arange(len(kl)) if named else [], order if named else None)
     axes.set_xlim(-0.6, max(len(kl), 8) - 0.4)
-    axes.set_xlabel("latent dimension", fontsize=TEXT_SIZE)
+    axes.set_xlabel("latent dimension of z, the largest KL first", fontsize=TEXT_SIZE)
     axes.set_ylabel("nats per image", fontsize=TEXT_SIZE)
     axes.tick_params(axis="y", labelsize=TEXT_SIZE)
     axes.tick_params(axis="x", labelsize=NOTE_SIZE, length=0)
@@ -93,7 +93,7 @@ def error_by_class(
             means.index,
             xerr=by_class.sem().fillna(0),
             fmt="o",
-            markersize=5,
+            markersize=4,
             capsize=3,
             color=CURVES["train"]["color"],
         )

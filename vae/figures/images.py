@@ -77,7 +77,7 @@ def reconstructions_extremes(
     last_rows = len(kinds) - 1, 2 * len(kinds) - 1
     return gallery(
         images,
-        title="Test images with the best and the worst reconstructions (NLL in nats)",
+        title="Test images reconstructed best and worst (reconstruction NLL in nats)",
         caption=caption,
         image_size=SMALL_IMAGE,
         row_labels=[f"{which}: {kind}" for which in ("best", "worst") for kind in kinds],
@@ -213,7 +213,7 @@ def samples_neighbours(samples: np.ndarray, neighbours: np.ndarray, distances: n
     texts = [number(distance, 1) for distance in distances[order]]
     return gallery(
         pairs.swapaxes(0, 1).reshape(2 * rows, columns, *samples.shape[1:]),
-        title="Samples and their nearest training images (with the distance)",
+        title="Samples and their nearest training images (Euclidean distance)",
         caption=caption,
         image_size=SMALL_IMAGE,
         row_labels=["sample", "nearest image"] * rows,

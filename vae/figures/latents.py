@@ -48,7 +48,7 @@ def traversals(
     """
     return gallery(
         decoded,
-        title=f"Traversals of single dimensions from a test image ({name})",
+        title=f"Traversals of single dimensions from a test image of class {name}",
         caption=caption,
         image_size=SMALL_IMAGE,
         row_labels=[f"z{dimension}: {number(nats, 2)} nats" for dimension, nats in zip(dimensions, kl, strict=True)],

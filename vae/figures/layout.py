@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
@@ -38,16 +37,6 @@ def chart(width: int, height: int, title: str, caption: str) -> Figure:
     figure = heading(width, height, title, caption)
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - HEADING / height))
     return figure
-
-
-def canvas_axes(figure: Figure, canvas: np.ndarray, left: int, bottom: int) -> Axes:
-    """Show an image, a pixel a unit, with its lower left corner so many units from the figure's."""
-    width, height = np.rint(figure.get_size_inches() / UNIT)
-    axes = figure.add_axes((left / width, bottom / height, canvas.shape[1] / width, canvas.shape[0] / height))
-    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    axes.tick_params(length=0, labelsize=TEXT_SIZE)
-    axes.spines[:].set_visible(False)
-    return axes
 
 
 def gallery(
@@ -89,13 +78,15 @@ def gallery(
     width = max(left + canvas.shape[1] + right, headed) + MARGIN
     height = HEADING + (COLUMN_LABELS if column_labels else 0) + canvas.shape[0] + bottom
     figure = heading(width, height, title, caption)
-    axes = canvas_axes(figure, canvas, left, bottom)
+    axes = figure.add_axes((left / width, bottom / height, canvas.shape[1] / width, canvas.shape[0] / height))
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     axes.set_yticks(rows_at if row_labels else [], row_labels)
     centres = [columns_at[start : start + count].mean() for start, count in zip(starts, spans, strict=False)]
     axes.set_xticks(centres, [label for label, _ in column_labels])
-    axes.tick_params(labeltop=True, labelbottom=False)
+    axes.tick_params(length=0, labelsize=TEXT_SIZE, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
     for row, texts in notes.items():
-        below = rows_at[row] + enlarged.shape[2] / 2
+        below = rows_at[row] + enlarged.shape[2] / 2 + 1
         for column, text in zip(columns_at, texts, strict=True):
             axes.text(column, below, text, ha="center", va="top", fontsize=NOTE_SIZE, color="0.25")
     return figure

@@ -13,24 +13,24 @@ from matplotlib.transforms import Bbox
 
 from vae.figures.captions import METHODS
 from vae.figures.layout import (
-    CAPTION_SIZE,
-    GUTTER,
+    COLUMN_LABELS,
     HEADING,
     MARGIN,
     SMALL_IMAGE,
     TEXT_SIZE,
     TITLE_SIZE,
-    canvas_axes,
     chart,
     enlarge,
-    heading,
+    gallery,
     text_width,
 )
 
-_PANELS_ACROSS = 5
-_MAP = 680  # units that a map of images is wide or, where it is taller, high
+_PANELS_ACROSS, _PANEL = 5, 130  # panels, and the units that one is wide
+_COLOUR = "#0173b2"
+_CELLS = 20  # along the longer side of the grid of images
 _FRAME = 2  # units around an image
-_LEGEND = 40  # units beside the classes' names in a legend
+_LEAST_ROWS = 7  # of that grid, which leave room for the legend
+_LEGEND = 40  # units beside the classes' names
 
 
 def embedding(points: pd.DataFrame, classes: Sequence[str], method: str, caption: str) -> Figure:
@@ -97,17 +97,16 @@ def embedding_by_class(points: pd.DataFrame, classes: Sequence[str], method: str
     columns = min(len(classes), _PANELS_ACROSS)
     rows = -(-len(classes) // columns)
     title = f"{METHODS[method]} of the posterior means of {len(points):,} test images, by class"
-    figure = chart(
-        max(130 * columns, text_width(title, TITLE_SIZE, "bold") + 2 * MARGIN), HEADING + 145 * rows, title, caption
-    )
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    colours = seaborn.color_palette("colorblind", len(classes))
-    for axes, name, colour in zip(panels, classes, colours, strict=False):
+    width = max(_PANEL * columns, text_width(title, TITLE_SIZE, "bold") + 2 * MARGIN)
+    figure = chart(width, HEADING + rows * (_PANEL + COLUMN_LABELS), title, caption)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    centre, reach = _square(points[["x", "y"]].to_numpy())
+    for axes, name in zip(panels, classes, strict=False):
         members = points["label"] == name
-        for part, shade, size in ((points[~members], "0.85", 2), (points[members], colour, 2.5)):
-            axes.plot(part["x"], part["y"], ".", color=shade, markersize=size, markeredgewidth=0)
+        for part, colour, size in ((points[~members], "0.85", 2), (points[members], _COLOUR, 2.5)):
+            axes.plot(part["x"], part["y"], ".", color=colour, markersize=size, markeredgewidth=0)
         axes.set_title(f"{name} ({members.sum():,})", loc="left", fontsize=TEXT_SIZE)
-        axes.set(xticks=[], yticks=[], aspect="equal")
+        axes.set(xlim=centre[0] + reach, ylim=centre[1] + reach, aspect="equal", xticks=[], yticks=[])
         axes.spines[:].set_color("0.8")
     for axes in panels[len(classes) :]:
         axes.remove()
@@ -117,7 +116,9 @@ def embedding_by_class(points: pd.DataFrame, classes: Sequence[str], method: str
 def embedding_thumbnails(
     points: pd.DataFrame, images: np.ndarray, classes: Sequence[str], method: str, caption: str
 ) -> Figure:
-    """Show test images at their places in the embedding, framed in their class's colour; none covers another.
+    """Show test images in the cells of a grid where they lie in the embedding, framed in their class's colour.
+
+    Of the images in a cell only the one nearest to its centre is shown, so that none covers another.
 
     Args:
         points: a row an image; columns `x`, `y` and `label`, the class's name.
@@ -126,27 +127,26 @@ def embedding_thumbnails(
         method: how the two dimensions came about, `tsne` or `pca`.
         caption: the title's second line.
     """
+    shown, cells = _thin(points[["x", "y"]].to_numpy())
     colours = np.array(seaborn.color_palette("colorblind", len(classes)))
-    framed = _frame(images, colours[[classes.index(label) for label in points["label"]]])
-    places = _places(points[["x", "y"]].to_numpy(), framed.shape[1])
-    kept = _thin(places, framed.shape[1] + GUTTER)
-    canvas = np.ones((*(places.max(axis=0) + framed.shape[1]), 3))
-    for index in kept:
-        row, column = places[index]
-        canvas[row:, column:][: framed.shape[1], : framed.shape[2]] = framed[index]
-
-    title = f"{METHODS[method]} of the posterior means: {len(kept)} of {len(points):,} test images"
-    legend = _LEGEND + max(text_width(name, TEXT_SIZE) for name in classes)
-    headed = max(text_width(title, TITLE_SIZE, "bold"), text_width(caption, CAPTION_SIZE))
-    width = 2 * MARGIN + max(canvas.shape[1] + legend, headed)
-    height = HEADING + MARGIN + max(canvas.shape[0], 20 * (len(classes) + 1))
-    figure = heading(width, height, title, caption)
-    canvas_axes(figure, canvas, MARGIN, MARGIN).set(xticks=[], yticks=[])
+    framed = _frame(images[shown], colours[[classes.index(label) for label in points["label"].iloc[shown]]])
+    rows, columns = cells.max(axis=0) + 1
+    cells[:, 0] += max(0, _LEAST_ROWS - rows) // 2
+    grid = np.ones((max(rows, _LEAST_ROWS), columns, *framed.shape[1:]))
+    grid[*cells.T] = framed
+    figure = gallery(
+        grid,
+        title=f"{METHODS[method]} of the posterior means: {len(shown)} of {len(points):,} test images",
+        caption=caption,
+        image_size=SMALL_IMAGE,
+        right=_LEGEND + max(text_width(name, TEXT_SIZE) for name in classes),
+    )
+    images_at = figure.axes[0].get_position()
     figure.legend(
         [Line2D([], [], marker="s", linestyle="", markersize=8, color=colour) for colour in colours],
         classes,
-        loc="center right",
-        bbox_to_anchor=(1, (height - HEADING) / 2 / height),
+        loc="center left",
+        bbox_to_anchor=(images_at.x1, (images_at.y0 + images_at.y1) / 2),
         title="class",
         alignment="left",
         frameon=False,
@@ -157,6 +157,28 @@ def embedding_thumbnails(
     return figure
 
 
+def _square(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the centre of points (n, 2), and how far a square around it reaches to its two sides."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    half = 0.53 * ((high - low).max() or 1)
+    return (low + high) / 2, np.array([-half, half])
+
+
+def _thin(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort points (n, 2) into a grid's cells, and find the one nearest to the centre of each that has any.
+
+    Returns:
+        The points' indices of shape `(k,)`, and their cells' rows, from the top, and columns, of shape `(k, 2)`.
+    """
+    low = points.min(axis=0)
+    extent = (points.max(axis=0) - low).max() or 1
+    places = (points - low) / extent * (_CELLS - 1)
+    cells = np.rint(places).astype(int)
+    order = np.argsort(np.square(places - cells).sum(axis=1), kind="stable")
+    taken, first = np.unique(cells[order], axis=0, return_index=True)
+    return order[first], np.stack([taken[:, 1].max() - taken[:, 1], taken[:, 0]], axis=1)
+
+
 def _frame(images: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Enlarge images (n, height, width) and frame each in its colour (n, 3); RGB of shape (n, height, width, 3)."""
     enlarged = enlarge(images[:, None], SMALL_IMAGE)[:, 0]
@@ -165,23 +187,6 @@ def _frame(images: np.ndarray, colours: np.ndarray) -> np.ndarray:
     framed[:] = colours[:, None, None]
     framed[:, _FRAME:-_FRAME, _FRAME:-_FRAME] = enlarged[..., None]
     return framed
-
-
-def _places(points: np.ndarray, size: int) -> np.ndarray:
-    """Find the top rows and left columns of images of so many units whose centres lie as points (n, 2) do."""
-    low = points.min(axis=0)
-    extent = (points.max(axis=0) - low).max()
-    x, y = np.rint((points - low) * ((_MAP - size) / extent if extent else 0)).astype(int).T
-    return np.stack([y.max() - y, x], axis=1)
-
-
-def _thin(places: np.ndarray, distance: int) -> list[int]:
-    """Take those of places (n, 2), one after the other, that lie so far from all before in a row or a column."""
-    kept: list[int] = []
-    for index, place in enumerate(places):
-        if (np.abs(places[kept] - place).max(axis=1) >= distance).all():
-            kept.append(index)
-    return kept
 
 
 def _keep_apart(names: list[Annotation]) -> None:
