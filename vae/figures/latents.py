@@ -23,13 +23,12 @@ def interpolations(
         conditional: whether the decoder was given the label of the nearer end.
         caption: the title's second line.
     """
-    way = "decoded along the straight line between the posterior means"
     return gallery(
         np.concatenate([starts[:, None], decoded, ends[:, None]], axis=1),
-        title="Interpolations between test images" + (", labelled as the nearer one" if conditional else ""),
+        title="Interpolations between posterior means" + (", labelled as the nearer end" if conditional else ""),
         caption=caption,
         image_size=SMALL_IMAGE,
-        column_labels=[("start", 1), (way, decoded.shape[1]), ("end", 1)],
+        column_labels=[("start", 1), ("decoded along a straight line", decoded.shape[1]), ("end", 1)],
     )
 
 
@@ -71,7 +70,7 @@ def manifold(
     """
     return gallery(
         decoded,
-        title=f"The latent plane, decoded at {places}" + (f" ({name})" if name else ""),
+        title=f"The latent plane, decoded at {places}" + (f" (class {name})" if name else ""),
         caption=caption,
         image_size=SMALL_IMAGE,
         row_labels=_coordinates("z1", up),
