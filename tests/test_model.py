@@ -102,6 +102,100 @@ def test_sampling_leaves_the_global_random_numbers_alone(make_model):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+# --- Draws from the prior and the posterior
+
+KINDS = {
+    "one level": {},
+    "iwae": {"levels": "iwae"},
+    "hvae": {"levels": "hvae"},
+    "flow posterior": {"posterior": "iaf", "flow_widths": [8]},
+    "conditional": {"condition": "label"},
+    "conditional with two levels": {"levels": "iwae", "condition": "label"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_have_the_documented_shapes_and_repeat_with_their_seed(build, kind):
+    model, images, labels = build(**KINDS[kind]), torch.rand(3, 8, 8), torch.arange(3)
+    (latents, pixels), (again, _), (other, _) = (model.draw_prior(3, seed, labels) for seed in (1, 1, 2))
+    assert latents.shape == (3, model.latent_dim)
+    assert (pixels.batch_shape, pixels.event_shape) == ((3,), (8, 8))
+    assert torch.equal(latents, again)
+    assert len(torch.cat([latents, other]).unique(dim=0)) == 6
+    drawn, again, other = (model.draw_posterior(images, 4, seed, labels) for seed in (1, 1, 2))
+    assert drawn.shape == (4, 3, model.latent_dim)
+    assert torch.equal(drawn, again)
+    assert len(torch.cat([drawn, other]).flatten(0, 1).unique(dim=0)) == 24
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pixels_of_a_prior_draw_are_decoded_from_its_latents(build, kind):
+    model, labels = build(**KINDS[kind]), torch.arange(3)
+    latents, pixels = model.draw_prior(3, 0, labels)
+    assert torch.equal(pixels.mean, model.decode(latents, labels))
+    assert torch.equal(pixels.mean, model.sample(3, 0, labels))
+
+
+def test_draws_leave_the_global_random_numbers_alone(build):
+    model, images = build(levels="hvae"), torch.rand(2, 8, 8)
+    before = torch.get_rng_state()
+    model.draw_prior(5, seed=1)
+    model.draw_posterior(images, 5, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_prior_draws_are_standard_normal_under_a_standard_normal_prior(build):
+    latents, _ = build().draw_prior(4000, seed=0)
+    # Four standard errors of a mean and of a standard deviation.
+    np.testing.assert_allclose(latents.mean(0), 0, atol=4 / 4000**0.5)
+    np.testing.assert_allclose(latents.std(0), 1, atol=4 / 8000**0.5)
+
+
+def test_prior_draws_of_two_levels_put_the_lower_one_first(build):
+    model = build(levels="iwae")
+    latents, _ = model.draw_prior(4000, seed=0)
+    with torch.no_grad():
+        lower = model.inner_prior(latents[:, 3:])
+        standardised = (latents[:, :3] - lower.mean) / lower.stddev
+    for noise in (latents[:, 3:], standardised):
+        np.testing.assert_allclose(noise.detach().mean(0), 0, atol=4 / 4000**0.5)
+        np.testing.assert_allclose(noise.detach().std(0), 1, atol=4 / 8000**0.5)
+
+
+def test_posterior_draws_have_the_posteriors_mean_and_scale(build):
+    model, images, labels = build(condition="label"), torch.rand(2, 8, 8), torch.tensor([0, 2])
+    drawn, q = model.draw_posterior(images, 4000, 0, labels), model.encode(images, labels)
+    noise = ((drawn - q.mean) / q.stddev).detach()
+    np.testing.assert_allclose(noise.mean(0), 0, atol=4 / 4000**0.5)
+    np.testing.assert_allclose(noise.std(0), 1, atol=4 / 8000**0.5)
+
+
+def test_draws_of_a_flow_posterior_go_through_its_flow(build):
+    model, images = build(**KINDS["flow posterior"]), torch.rand(2, 8, 8)
+    with torch.no_grad():
+        for parameter in model.posterior.flow.parameters():
+            parameter.normal_()  # at first the flow is the identity
+        drawn, q = model.draw_posterior(images, 4000, seed=0), model.encode(images)
+        expected = q.sample((20_000,))
+    spread = expected.std(0)
+    assert not torch.allclose(expected.mean(0), q.base_dist.mean, atol=0.2)
+    # Four standard errors of a difference of means.
+    assert ((drawn.mean(0) - expected.mean(0)).abs() < 4 * spread * (1 / 4000 + 1 / 20_000) ** 0.5).all()
+
+
+def test_posterior_draws_of_two_levels_come_from_the_chain(build):
+    model, images = build(levels="hvae"), torch.rand(2, 8, 8)
+    with torch.no_grad():
+        drawn, top = model.draw_posterior(images, 4000, seed=0), model.encode(images)
+        z1, z2 = drawn[..., :3], drawn[..., 3:]
+        features = model.features(images).expand(4000, -1, -1)
+        bottom = model.inner_posterior(torch.cat([features, z2], -1))
+    for values, level in ((z2, top), (z1, bottom)):
+        noise = (values - level.mean) / level.stddev
+        np.testing.assert_allclose(noise.mean(0), 0, atol=4 / 4000**0.5)
+        np.testing.assert_allclose(noise.std(0), 1, atol=4 / 8000**0.5)
+
+
 # --- Pyro's view: which sites there are, in which order, and where their distributions come from
 
 
@@ -227,6 +321,8 @@ def test_a_conditional_model_asks_for_labels(build):
         lambda: model.encode(torch.rand(2, 8, 8)),
         lambda: model.decode(torch.randn(2, 3)),
         lambda: model.sample(2, seed=0),
+        lambda: model.draw_prior(2, seed=0),
+        lambda: model.draw_posterior(torch.rand(2, 8, 8), 3, seed=0),
     ):
         with pytest.raises(ValueError, match="the model is conditional: give the images' labels too"):
             call()

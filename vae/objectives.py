@@ -194,7 +194,10 @@ def _without_plates(sites: Sites) -> Sites:
 
 
 def _log_prob(site: Any) -> Tensor:
-    return scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+    # Kept in the site, as in Pyro's own traces: two estimates from the same draws need it twice.
+    if "log_prob" not in site:
+        site["log_prob"] = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+    return site["log_prob"]
 
 
 def _kl(name: str, guide_site: Any, model_site: Any, closed_form: bool) -> Tensor:

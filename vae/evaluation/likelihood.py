@@ -1,8 +1,9 @@
-"""How good a model is: ELBO, importance-sampled log-likelihood, reconstruction error, use of the latent space."""
+"""How probable a model finds images: ELBO, importance-sampled log-likelihood, and whether to trust its weights."""
 
 import math
 from typing import NamedTuple
 
+import psutil
 import pyro
 import torch
 from torch import Tensor
@@ -13,23 +14,24 @@ from vae.objectives import weight_and_elbo_terms
 from vae.preparation import Split
 from vae.step import pixels
 
-# Decoded images held at once. On a CPU a chunk should stay in its cache, on a GPU fill its units.
+# Decoded images held at once where memory allows. On a CPU a chunk should stay in its cache, on a GPU fill its units.
 _CHUNK_ROWS = {"cpu": 2_000, "cuda": 200_000}
-_ACTIVE_VARIANCE = 0.01
+_CHUNK_DRAWS = 100
 
 
 class Scores(NamedTuple):
-    """What was measured for each of n images, on the CPU: float64 (n,), nats; `mean` is float32 (n, latent_dim).
+    """What was measured for each of n images from K draws of z: float64 (n,) on the CPU, in nats where not said.
 
-    `log_likelihood` is log p(x) by importance sampling, `reconstruction_nll` and `kl` the two terms of the ELBO,
-    `mse` the squared error a pixel of the posterior mean's reconstruction, `mean` the posterior mean itself.
+    `log_likelihood` is log p(x) by importance sampling and `half_log_likelihood` the same from the first K // 2 draws
+    (minus infinity for K = 1); `effective_samples` says how many equally weighted draws the weights are worth, from 1
+    to K; `reconstruction_nll` and `kl` are the two terms of the ELBO.
     """
 
     log_likelihood: Tensor
+    half_log_likelihood: Tensor
+    effective_samples: Tensor
     reconstruction_nll: Tensor
     kl: Tensor
-    mse: Tensor
-    mean: Tensor
 
     @property
     def elbo(self) -> Tensor:
@@ -43,16 +45,19 @@ def score(model: VAE, split: Split, samples: int, seed: int) -> Scores:
 
     The images are uint8 (n, height, width), the labels int64 (n,), both on the model's device. The log-likelihood is
     the importance-weighted bound log 1/K sum_k p(x, z_k) / q(z_k | x) with K = samples (Burda et al. 2015,
-    equation 8), which reaches log p(x) from below as K grows; the ELBO's terms are means over the same draws.
+    equation 8), which reaches log p(x) from below as K grows; the ELBO's terms are means over the same draws. The
+    effective sample size is (sum_k w_k)^2 / sum_k w_k^2 (Kong 1992).
+
+    Draws go through the decoder in chunks. Their size decides which random numbers an image gets, so that bytes repeat
+    as long as the free memory holds the device's preferred chunk; below that the chunks shrink.
     """
     pyro.set_rng_seed(seed)
     images, labels = split["images"], split["labels"]
-    rows = _CHUNK_ROWS[images.device.type]
-    draws = min(samples, 100)
-    size = max(rows // draws, 1)
+    rows = _chunk_rows(model, labels)
+    draws = min(samples, rows, _CHUNK_DRAWS)
     parts = []
     with tqdm(total=len(images), unit="image", desc=f"{samples} importance samples", disable=None) as bar:
-        for batch, classes in zip(images.split(size), labels.split(size), strict=True):
+        for batch, classes in zip(images.split(rows // draws), labels.split(rows // draws), strict=True):
             scores = _score_batch(model, pixels(batch, draw=False), classes, samples, draws)
             parts.append([part.cpu() for part in scores])
             bar.update(len(batch))
@@ -60,32 +65,81 @@ def score(model: VAE, split: Split, samples: int, seed: int) -> Scores:
 
 
 def _score_batch(model: VAE, images: Tensor, labels: Tensor, samples: int, draws: int) -> Scores:
-    log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
-    reconstruction, kl = torch.zeros_like(log_sum), torch.zeros_like(log_sum)
+    reconstruction = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+    kl = torch.zeros_like(reconstruction)
+    # Logarithms of the sums so far: of the first half's weights, of the others, of all squares.
+    first, second, squares = torch.full((3, len(images)), -math.inf, dtype=torch.float64, device=images.device)
+    half = samples // 2
     for start in range(0, samples, draws):
         count = min(draws, samples - start)
         weights, terms = weight_and_elbo_terms(model.model, model.guide, count, images, labels)
-        log_sum = torch.logaddexp(log_sum, weights.elbo.double().logsumexp(dim=0))
+        log_weights, boundary = weights.elbo.double(), max(half - start, 0)
+        first = torch.logaddexp(first, log_weights[:boundary].logsumexp(dim=0))
+        second = torch.logaddexp(second, log_weights[boundary:].logsumexp(dim=0))
+        squares = torch.logaddexp(squares, (2 * log_weights).logsumexp(dim=0))
         reconstruction -= terms.log_likelihood.double().sum(dim=0)
         kl += terms.kl.double().sum(dim=0)
-    mean = model.represent(images, labels)
-    mse = (model.decode(mean, labels) - images).square().mean(dim=(-2, -1)).double()
-    return Scores(log_sum - math.log(samples), reconstruction / samples, kl / samples, mse, mean)
+    total = torch.logaddexp(first, second)
+    return Scores(
+        log_likelihood=total - math.log(samples),
+        half_log_likelihood=first - math.log(max(half, 1)),
+        effective_samples=(2 * total - squares).exp(),
+        reconstruction_nll=reconstruction / samples,
+        kl=kl / samples,
+    )
 
 
-def metrics(scores: Scores) -> dict[str, float]:
-    """Sum up the scores of a test set as flat metrics: means over images in nats, with standard errors."""
+def _chunk_rows(model: VAE, labels: Tensor) -> int:
+    # Half of the memory, as the estimate leaves out what a row takes in the prior and the posterior.
+    affordable = _free_memory(labels.device) // (2 * _bytes_a_row(model, labels))
+    return max(min(_CHUNK_ROWS[labels.device.type], affordable), 1)
+
+
+def _bytes_a_row(model: VAE, labels: Tensor) -> int:
+    """About the most that one decoded draw takes: what each of the decoder's modules puts out, and the density."""
+    sizes = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: sizes.append(output.nbytes))
+        for module in model.decoder.modules()
+    ]
+    try:
+        model.sample(1, seed=0, labels=labels[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # A likelihood's density makes a handful of tensors of the size of its input, the last output.
+    return sum(sizes) + 4 * sizes[-1]
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cpu":
+        return psutil.virtual_memory().available
+    held_in_reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held_in_reserve
+
+
+def metrics(scores: Scores, pixels_an_image: int, training_elbo: Tensor) -> dict[str, float]:
+    """Sum up a test set's scores as flat metrics: means over images in nats, with standard errors.
+
+    `training_elbo` is the ELBO of training images under the same weights, (m,): `elbo_gap` is its mean minus the test
+    set's. `bits_per_dim` is the negative log-likelihood a pixel in bits, of a density where pixels are continuous.
+    `importance_ess` is the mean effective sample size in draws; `nll_gain_last_half` tells how far the negative
+    log-likelihood falls from K // 2 to K draws, and is left out for K = 1.
+    """
     elbo, elbo_error = mean_and_error(scores.elbo)
     nll, nll_error = mean_and_error(-scores.log_likelihood)
+    gain = (scores.log_likelihood - scores.half_log_likelihood).mean().item()
     return {
         "test_elbo": elbo,
         "test_elbo_stderr": elbo_error,
         "test_nll": nll,
         "test_nll_stderr": nll_error,
+        "importance_ess": scores.effective_samples.mean().item(),
+        **({"nll_gain_last_half": gain} if math.isfinite(gain) else {}),
+        "bits_per_dim": nll / (pixels_an_image * math.log(2)),
+        "elbo_gap": training_elbo.mean().item() - elbo,
         "reconstruction_nll": scores.reconstruction_nll.mean().item(),
-        "reconstruction_mse": scores.mse.mean().item(),
         "kl": scores.kl.mean().item(),
-        "active_units": active_units(scores.mean),
     }
 
 
@@ -93,11 +147,3 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     """The mean of values (n,) and its standard error over images; 0 for a single value."""
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return values.mean().item(), error
-
-
-def active_units(means: Tensor) -> int:
-    """The number of latent dimensions that depend on the image, for posterior means of shape (n, latent_dim).
-
-    A dimension is active when its posterior mean varies over images by more than 0.01 (Burda et al. 2015, section 5.3).
-    """
-    return int((means.double().var(dim=0) > _ACTIVE_VARIANCE).sum())

@@ -228,11 +228,11 @@ class Settings(Section):
 
 
 def mark_relaxed(metrics: dict[str, Any], likelihood: str) -> dict[str, Any]:
-    """Name each metric in nats `relaxed_...` where it comes from grey-scale in a cross-entropy, no likelihood."""
+    """Name each metric in nats or bits `relaxed_...` where it is grey-scale's cross-entropy, which is no likelihood."""
     if likelihood != "relaxed_bernoulli":
         return metrics
     return {
-        f"relaxed_{name}" if any(word in name for word in ("elbo", "nll")) else name: value
+        f"relaxed_{name}" if any(word in name for word in ("elbo", "nll", "bits")) else name: value
         for name, value in metrics.items()
     }
 
