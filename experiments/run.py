@@ -109,10 +109,13 @@ def _flat(changes: Changes) -> Iterator[tuple[str, str, Any]]:
             yield section, key, value
 
 
+def environment() -> dict[str, str]:
+    """The variables for a DVC whose stages' `python` is this one, whether or not its environment is activated."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+
+
 def _call(*arguments: str, folder: Path) -> None:
-    # The stages' `python` must be this one, whether or not its environment is activated.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    status = subprocess.run([sys.executable, *arguments], cwd=folder, env={**os.environ, "PATH": path}).returncode
+    status = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment()).returncode
     if status:
         sys.exit(status)
 
