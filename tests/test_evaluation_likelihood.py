@@ -198,10 +198,10 @@ def test_a_decoded_row_takes_what_the_decoders_modules_put_out(make_model):
 
 
 @pytest.mark.parametrize("condition", ["none", "label"])
-def test_the_preferred_chunk_shrinks_only_where_memory_is_short(make_model, monkeypatch, condition):
+def test_the_preferred_chunk_is_halved_only_where_memory_is_short(make_model, monkeypatch, condition):
     model, labels = make_model((6, 6), condition=condition), torch.zeros(5, dtype=torch.int64)
     size = likelihood._bytes_a_row(model, labels)
-    for free, rows in [(10**12, 2000), (4000 * size, 2000), (4000 * size - 1, 1999), (700 * size, 350), (0, 1)]:
+    for free, rows in [(10**12, 2000), (4000 * size, 2000), (4000 * size - 1, 1000), (700 * size, 250), (0, 1)]:
         monkeypatch.setattr(likelihood, "_free_memory", lambda device, free=free: free)
         assert likelihood._chunk_rows(model, labels) == rows
 

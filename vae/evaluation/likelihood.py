@@ -49,7 +49,7 @@ def score(model: VAE, split: Split, samples: int, seed: int) -> Scores:
     effective sample size is (sum_k w_k)^2 / sum_k w_k^2 (Kong 1992).
 
     Draws go through the decoder in chunks. Their size decides which random numbers an image gets, so that bytes repeat
-    as long as the free memory holds the device's preferred chunk; below that the chunks shrink.
+    as long as the free memory holds the device's preferred chunk, which is halved until it does.
     """
     pyro.set_rng_seed(seed)
     images, labels = split["images"], split["labels"]
@@ -92,7 +92,10 @@ def _score_batch(model: VAE, images: Tensor, labels: Tensor, samples: int, draws
 def _chunk_rows(model: VAE, labels: Tensor) -> int:
     # Half of the memory, as the estimate leaves out what a row takes in the prior and the posterior.
     affordable = _free_memory(labels.device) // (2 * _bytes_a_row(model, labels))
-    return max(min(_CHUNK_ROWS[labels.device.type], affordable), 1)
+    rows = _CHUNK_ROWS[labels.device.type]
+    while rows > max(affordable, 1):
+        rows //= 2
+    return rows
 
 
 def _bytes_a_row(model: VAE, labels: Tensor) -> int:
