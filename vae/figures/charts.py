@@ -107,7 +107,7 @@ def error_by_class(
     panels[0].set_yticks(range(len(classes)), classes)
     panels[0].set_ylim(len(classes) - 0.5, -0.5)
     lines = panels[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="upper right", frameon=False, fontsize=TEXT_SIZE, borderaxespad=0)
+    figure.legend(*lines, loc="upper right", frameon=False, fontsize=TEXT_SIZE, borderaxespad=0.3)
     return figure
 
 
@@ -129,7 +129,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str],
     longest = max(text_width(name, TEXT_SIZE) for name in classes)
     upright = longest > _CELL
     width = max(count * _CELL + longest + 40, text_width(title, TITLE_SIZE, "bold") + 2 * MARGIN)
-    figure = chart(width, HEADING + count * _CELL + (longest if upright else 15) + 40, title, caption)
+    figure = chart(width, HEADING + count * _CELL + (longest if upright else 15) + 50, title, caption)
     axes = figure.add_subplot()
     norm = PowerNorm(0.5, vmin=0, vmax=1)  # so that a few mistakes among many images can be seen
     axes.imshow(shares, cmap="Blues", norm=norm)

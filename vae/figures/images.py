@@ -155,7 +155,9 @@ def uncertainty(
     height = images.height * (len(canvas) - GUTTER - BREAK) / 2 / len(canvas)
     axes = figure.add_axes((images.x1 + BREAK / width, images.y0, _BAR / width, height))
     bar = figure.colorbar(ScalarMappable(cmap=colours), cax=axes, ticks=[0, 0.5, 1])
-    bar.ax.set_yticklabels(["0", "0.25", "0.5"], fontsize=TEXT_SIZE)
+    low, _, high = bar.ax.set_yticklabels(["0", "0.25", "0.5"], fontsize=TEXT_SIZE)
+    low.set_va("bottom")
+    high.set_va("top")
     bar.outline.set_visible(False)
     return figure
 
