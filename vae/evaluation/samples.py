@@ -1,0 +1,153 @@
+"""How close draws from a model come to real images: in a classifier's features, and pixel by pixel."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae.classifier import Judgement
+from vae.model import VAE
+
+_DRAWS = 1_000  # images decoded at once
+_CHUNK = 10_000_000  # distances held at once, 40 MB
+
+
+@torch.no_grad()
+def draw(model: VAE, n: int, seed: int) -> Tensor:
+    """Draw n images, uint8 (n, height, width) with 255 standing for 1, on the model's device.
+
+    Binary pixels are drawn from p(x | z), as those of the data were. Of grey-scale the mean is taken: the noise of a
+    likelihood with independent pixels looks like no image, and measures would see little else. A conditional model
+    draws as many images of each class.
+    """
+    device = next(model.parameters()).device
+    # A seed for each part, as parts with one seed would be the same images, and with successive ones other runs'.
+    generator = torch.Generator().manual_seed(seed)
+    seeds = torch.randint(2**32, (len(range(0, n, _DRAWS)),), generator=generator).tolist()
+    noise = torch.Generator(device).manual_seed(seed)
+    labels = torch.arange(n, device=device) % model.classes if model.classes else None
+    parts = []
+    for start, part_seed in zip(range(0, n, _DRAWS), seeds, strict=True):
+        part = slice(start, min(start + _DRAWS, n))
+        chosen = None if labels is None else labels[part]
+        means = model.draw_prior(part.stop - part.start, part_seed, chosen)[1].mean
+        if model.metadata["binarization"] != "none":
+            means = torch.bernoulli(means, generator=noise)
+        parts.append((means * 255).round().to(torch.uint8))
+    return torch.cat(parts)
+
+
+def metrics(samples: Judgement, test: Judgement, training: Judgement, neighbours: int) -> dict[str, float]:
+    """Compare samples with test images, and as the floor under each measure as many training images with them."""
+    drawn, real, known = (estimate_manifold(judged.features, neighbours) for judged in (samples, test, training))
+    return {
+        "frechet_distance": frechet_distance(samples.features, test.features),
+        "frechet_distance_floor": frechet_distance(training.features, test.features),
+        "precision": coverage(samples.features, real),
+        "precision_floor": coverage(training.features, real),
+        "recall": coverage(test.features, drawn),
+        "recall_floor": coverage(test.features, known),
+        "sample_confidence": confidence(samples.probabilities).mean().item(),
+        "test_confidence": confidence(test.probabilities).mean().item(),
+        "class_balance": class_balance(samples.probabilities),
+    }
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """The Frechet distance between the normals that have the means and covariances of two sets of features.
+
+    The sets have shapes (n, d) and (m, d), n and m at least 2. With their means m and covariances C the distance
+    is |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), in squared units of the features (Heusel et al. 2017,
+    equation 6): only distances in the same classifier's features compare.
+    """
+    (mean_1, covariance_1), (mean_2, covariance_2) = (_moments(features) for features in (first, second))
+    values, vectors = torch.linalg.eigh(covariance_1)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    # C_1 C_2 is not symmetric, but C_1^(1/2) C_2 C_1^(1/2) is, and has its eigenvalues.
+    shared = torch.linalg.eigvalsh(root @ covariance_2 @ root).clamp(min=0).sqrt().sum()
+    between = (mean_1 - mean_2).square().sum()
+    return (between + covariance_1.trace() + covariance_2.trace() - 2 * shared).clamp(min=0).item()
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    features = features.cpu().double()
+    return features.mean(dim=0), features.T.cov()
+
+
+class Manifold(NamedTuple):
+    """Where images may lie: balls around features (n, d), their squared radii of shape (n,)."""
+
+    centres: Tensor
+    squared_radii: Tensor
+
+
+def estimate_manifold(features: Tensor, neighbours: int) -> Manifold:
+    """Put a ball around each of n features (n, d), up to its k-th nearest neighbour among the others.
+
+    The number k = `neighbours` is lowered where there are too few (Kynkäänniemi et al. 2019, section 3.1).
+    """
+    # The nearest one is the image itself.
+    count = min(neighbours + 1, len(features))
+    radii = [distances.topk(count, largest=False).values[:, -1] for distances in _squared_distances(features, features)]
+    return Manifold(features, torch.cat(radii))
+
+
+def coverage(features: Tensor, manifold: Manifold) -> float:
+    """The share of features (n, d) that lie in a ball of the manifold, from 0 to 1.
+
+    Of generated images in the real ones' manifold it is the precision, of real images in the generated ones' the
+    recall (Kynkäänniemi et al. 2019, equations 1 and 2).
+    """
+    chunks = _squared_distances(features, manifold.centres)
+    inside = [(distances <= manifold.squared_radii).any(dim=1) for distances in chunks]
+    return torch.cat(inside).double().mean().item()
+
+
+def _squared_distances(points: Tensor, centres: Tensor):
+    lengths = centres.square().sum(dim=1)
+    for chunk in points.split(max(_CHUNK // len(centres), 1)):
+        yield torch.addmm(lengths, chunk, centres.T, alpha=-2).add_(chunk.square().sum(dim=1, keepdim=True))
+
+
+def confidence(probabilities: Tensor) -> Tensor:
+    """The probability of each image's most probable class, shape (n,), for probabilities (n, classes)."""
+    return probabilities.amax(dim=1)
+
+
+def class_balance(probabilities: Tensor) -> float:
+    """How evenly images fall on the classes, for their probabilities (n, classes): 1 where all are as frequent.
+
+    The exponential of the mean probabilities' entropy is the number of classes in use; here it is divided by all.
+    """
+    entropy = torch.special.entr(probabilities.double().mean(dim=0)).sum()
+    return entropy.exp().item() / probabilities.shape[1]
+
+
+def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the reference that is nearest to each image, by the Euclidean distance of their pixels in [0, 1].
+
+    Images and references are uint8 (n, height, width) and (m, height, width). Gives the distances, float32 (n,), and
+    the references' indices, int64 (n,).
+    """
+    points = images.flatten(1).float() / 255
+    best = torch.full((len(points),), torch.inf, device=points.device)
+    indices = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    size = max(_CHUNK // len(points), 1)
+    for number, chunk in enumerate(references.split(size)):
+        others = chunk.flatten(1).float() / 255
+        # Of the squared distance without the image's own length, which all references share.
+        values, places = torch.addmm(others.square().sum(dim=1), points, others.T, alpha=-2).min(dim=1)
+        nearer = values < best
+        best = torch.where(nearer, values, best)
+        indices = torch.where(nearer, places + number * size, indices)
+    # Not from `best`, whose rounding leaves no zeros.
+    distances = (points - references[indices].flatten(1).float() / 255).norm(dim=1)
+    return distances, indices
+
+
+def distance_ratio(distances: Tensor, usual: Tensor) -> float:
+    """The median of samples' distances to their nearest training images over the median of test images' ones.
+
+    Both have shape (n,). Far below 1 the model repeats images that it was trained on.
+    """
+    return (distances.median() / usual.median()).item()
