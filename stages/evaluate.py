@@ -15,7 +15,8 @@ def evaluate(settings: Settings) -> None:
     test, _ = read_tensors("data/prepared/test.safetensors")
     split = {name: test[name].to(device) for name in ("images", "labels")}
     scores = score(model, split, settings.evaluate.importance_samples, settings.evaluate.seed)
-    arrays = {"mean": scores.mean, "elbo": scores.elbo.float(), "labels": test["labels"]}
+    nll = -scores.log_likelihood
+    arrays = {"mean": scores.mean, "elbo": scores.elbo.float(), "nll": nll.float(), "labels": test["labels"]}
     write_arrays("data/latents.npz", {name: values.numpy() for name, values in arrays.items()})
     rounded = {name: round(value, 4) for name, value in metrics(scores).items()}
     write_json("metrics/evaluate.json", mark_relaxed(rounded, model.metadata["model"]["likelihood"]))
