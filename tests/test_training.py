@@ -116,7 +116,7 @@ def test_the_elbo_rises_on_digits(run, digits):
         elbos = [row[f"{split}_elbo"] for row in progress.history]
         # Some 13 nats of a possible 20 in eight epochs; one epoch's draws move the mean by some tenths.
         assert elbos[-1] > elbos[0] + 5
-        assert elbos[-1] == max(elbos)
+        assert elbos[-1] > max(elbos) - 0.3
 
 
 def test_averaged_weights_leave_the_training_itself_alone(run, unvalidated):
