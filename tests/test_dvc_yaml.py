@@ -305,8 +305,8 @@ def test_metrics_are_in_git_and_not_in_the_cache(stage, is_ignored):
     assert paths(stage, "metrics") in ([], [f"metrics/{stage}.json"])
 
 
-def test_metrics_come_from_training_and_evaluation():
-    assert [stage for stage in STAGES if paths(stage, "metrics")] == ["train", "evaluate"]
+def test_metrics_come_from_what_is_trained_and_judged():
+    assert [stage for stage in STAGES if paths(stage, "metrics")] == ["classify", "train", "evaluate", "sample"]
 
 
 def test_no_two_stages_make_the_same_file():

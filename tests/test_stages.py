@@ -21,7 +21,9 @@ SMALL = {
     "prepare": {"validation_size": 200},
     "model": {"latent_dim": 2, "encoder_widths": [4], "decoder_widths": [4]},
     "train": {"device": "cpu", "epochs": 1, "snapshot_epochs": [1]},
-    "evaluate": {"importance_samples": 1},
+    "classify": {"epochs": 1},
+    "evaluate": {"importance_samples": 1, "training_images": 100},
+    "sample": {"images": 50},
     "embed": {"method": "pca", "images": 10},
     "plot": {"dpi": 50},
 }
@@ -87,7 +89,7 @@ def ran(tmp_path_factory):
         # What `set_up` sets outlives the test; here it is the results' form that matters, not their bytes.
         patch.setattr("vae.device.set_up", torch.device)
         change(**SMALL)
-        for name in ("download", "prepare", "train", "evaluate", "embed"):
+        for name in ("download", "prepare", "classify", "train", "evaluate", "sample", "embed", "plot"):
             assert execute(patch, name) == 0, name
     return folder
 
@@ -106,10 +108,10 @@ def copied(ran, project):
 # Wrong settings
 
 MISTAKES = {
-    "unknown key": ("  epochs: ", "  epoch: 3\n  epochs: ", "train.epoch: unknown key, got 3; did you mean epochs? "),
+    "unknown key": ("train:\n", "train:\n  epoch: 3\n", "train.epoch: unknown key, got 3; did you mean epochs? "),
     "wrong type": ("  dpi: ", "  dpi: high #", "plot.dpi: got 'high', allowed: a whole number at least 50 and at most"),
-    "out of range": ("  epochs: ", "  epochs: 0 #", "train.epochs: got 0, allowed: a whole number at least 1"),
-    "repeated key": ("  epochs: ", "  epochs: 3\n  epochs: ", "train.epochs: stands in lines "),
+    "out of range": ("  particles: ", "  particles: 0 #", "train.particles: got 0, allowed: a whole number at least 1"),
+    "repeated key": ("train:\n", "train:\n  epochs: 3\n", "train.epochs: stands in lines "),
     "no YAML": ("train:", "train: [", "no valid YAML: "),
     "another document": ("download:", "--- 3\n---\ndownload:", "no valid YAML: expected a single document"),
 }
@@ -157,30 +159,47 @@ def test_a_refusal_reaches_the_shell(project):
 
 FIRST_INPUTS = {
     "prepare": "data/raw/train-images-idx3-ubyte.gz",
+    "classify": "data/prepared/train.safetensors",
     "train": "data/prepared/train.safetensors",
     "evaluate": "data/model.safetensors",
+    "sample": "data/model.safetensors",
     "embed": "data/latents.npz",
     "plot": "data/prepared/test.safetensors",
+    "report": "data/model.safetensors",
 }
 INPUTS = [
     ("prepare", "data/raw/digits.npz"),
+    ("classify", "data/prepared/train.safetensors"),
+    ("classify", "data/prepared/test.safetensors"),
     ("train", "data/prepared/train.safetensors"),
     ("train", "data/prepared/test.safetensors"),
+    ("evaluate", "data/prepared/train.safetensors"),
     ("evaluate", "data/prepared/test.safetensors"),
     ("evaluate", "data/model.safetensors"),
+    ("sample", "data/prepared/train.safetensors"),
+    ("sample", "data/prepared/test.safetensors"),
+    ("sample", "data/model.safetensors"),
+    ("sample", "data/classifier.safetensors"),
     ("embed", "data/prepared/test.safetensors"),
     ("embed", "data/latents.npz"),
     ("plot", "data/prepared/test.safetensors"),
     ("plot", "data/model.safetensors"),
+    ("plot", "data/latents.npz"),
+    ("plot", "data/samples.npz"),
     ("plot", "data/snapshots.npz"),
     ("plot", "plots/history.csv"),
     ("plot", "plots/embedding.csv"),
+    ("report", "data/prepared/test.safetensors"),
+    ("report", "data/model.safetensors"),
+    ("report", "plots/error_by_class.csv"),
 ]
 
 
 def test_the_inputs_that_are_taken_away_below_are_all_inputs():
-    def is_data(path):
-        return path.startswith(("data/", "plots/"))
+    def is_data(path):  # no picture in particular must be there
+        return (
+            path.startswith(("data/", "plots/")) and path != "plots/images"
+        )
 
     declared = {(name, path) for name, stage in PIPELINE.items() for path in stage["deps"] if is_data(path)}
     known = {(name, dep) for name, path in INPUTS for dep in PIPELINE[name]["deps"] if Path(path).is_relative_to(dep)}
@@ -209,9 +228,15 @@ def test_a_damaged_input_is_told_by_its_name(copied, refusal, name, path, damage
     assert message.endswith("); delete it and run `dvc repro`")
 
 
+def test_a_page_without_pictures_is_refused(copied, refusal):
+    for path in Path("plots/images").glob("*.png"):
+        path.unlink()
+    assert refusal("report") == (2, "plots/images: no pictures; run `dvc repro`, which makes them")
+
+
 def test_the_last_stage_runs_on_what_the_others_left(copied, monkeypatch):
-    assert execute(monkeypatch, "plot") == 0
-    assert list(Path("plots/images").glob("*.png"))
+    assert execute(monkeypatch, "report") == 0
+    assert Path("plots/report.html").stat().st_size > 100_000
 
 
 # Other ends
