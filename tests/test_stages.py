@@ -196,10 +196,8 @@ INPUTS = [
 
 
 def test_the_inputs_that_are_taken_away_below_are_all_inputs():
-    def is_data(path):  # no picture in particular must be there
-        return (
-            path.startswith(("data/", "plots/")) and path != "plots/images"
-        )
+    def is_data(path):
+        return path.startswith(("data/", "plots/")) and path != "plots/images"  # none of them in particular
 
     declared = {(name, path) for name, stage in PIPELINE.items() for path in stage["deps"] if is_data(path)}
     known = {(name, dep) for name, path in INPUTS for dep in PIPELINE[name]["deps"] if Path(path).is_relative_to(dep)}
