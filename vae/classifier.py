@@ -26,21 +26,16 @@ class Classifier(nn.Module):
         super().__init__()
         self.image_shape = image_shape
         convolutions = nn.Sequential(
-            nn.Conv2d(1, 16, 5, stride=2, padding=2),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
+            *_convolution(1, 16, size=5, stride=2),
+            *_convolution(16, 32),
             nn.MaxPool2d(2, ceil_mode=True),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.BatchNorm2d(64),
-            nn.ReLU(),
+            *_convolution(32, 48),
+            *_convolution(48, 48),
             nn.MaxPool2d(2, ceil_mode=True),
             nn.Flatten(),
         )
         height, width = (-(-side // 8) for side in image_shape)
-        self.body = nn.Sequential(convolutions, nn.Linear(64 * height * width, FEATURES), nn.ReLU())
+        self.body = nn.Sequential(convolutions, nn.Linear(48 * height * width, FEATURES), nn.ReLU())
         self.head = nn.Linear(FEATURES, classes)
         # A third faster on a CPU.
         self.to(memory_format=torch.channels_last)
@@ -51,6 +46,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+
+def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 class Judgement(NamedTuple):
