@@ -17,7 +17,7 @@ from benchmarks.report import table
 from experiments.run import environment
 from vae.errors import InputError, WorkError
 
-COLUMNS = {"metric": "{metric}", "mean": "{mean:.4f}", "standard deviation": "{deviation:.4f}", "n": "{n:d}"}
+COLUMNS = {"metric": "{metric}", "mean": "{mean:.4f}", "standard deviation": "{deviation:.4f}", "runs": "{n:d}"}
 
 Metrics = Mapping[str, float]
 
@@ -75,7 +75,8 @@ def _dvc(*arguments: str) -> str:
     return done.stdout
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number of seeds from the command line."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a whole number at least 1")
     return int(text)
@@ -84,7 +85,7 @@ def _count(text: str) -> int:
 def main() -> None:
     """Run the seeds; exit status 1 when one of them failed, with those that did not in the table."""
     parser = argparse.ArgumentParser(prog="python -m experiments.seeds", description=__doc__.split("\n\n")[1])
-    parser.add_argument("seeds", type=_count, metavar="N", help="how many seeds")
+    parser.add_argument("seeds", type=count, metavar="N", help="how many seeds")
     parser.add_argument("-S", "--set-param", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     try:

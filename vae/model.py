@@ -163,7 +163,7 @@ class TwoLevelVAE(VAE):
         with pyro.plate("images", len(images)):
             z2 = pyro.sample("z2", self.prior(self.encode))
             z1 = pyro.sample("z1", self.inner_prior(z2))
-            pyro.sample("x", self.pixels(torch.cat([z1, z2], dim=-1), labels), obs=images)
+            pyro.sample("x", self.pixels(torch.cat([z1, z2], dim=-1) if self.hvae else z1, labels), obs=images)
 
     def guide(self, images: Tensor, labels: Tensor | None = None) -> None:
         """The approximate posterior q(z1, z2 | x, y)."""
