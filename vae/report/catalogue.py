@@ -96,12 +96,12 @@ RECONSTRUCTION = Group(
         "reconstructions_by_epoch": Picture(
             "Reconstructions by epoch",
             "One test image of each class, and its reconstruction after chosen epochs, row under row.",
-            "Early rows show an average digit; the image's own traits come in with the epochs.",
+            "Early rows show an average image; the image's own traits come in with the epochs.",
         ),
         "error_by_class": Picture(
             "Error by class",
-            "Bar charts of the test images' errors for each class.",
-            "Classes with long strokes cost more nats. A bar far above the others is a class that was learned badly.",
+            "Charts of the test images' mean errors for each class, with their standard errors.",
+            "Classes with long strokes cost more nats. A class far above the others was learned badly.",
         ),
         "uncertainty": Picture(
             "Uncertainty by pixel",
@@ -114,7 +114,7 @@ RECONSTRUCTION = Group(
 LATENT_SPACE = Group(
     "latent-space",
     "Latent space",
-    "What the code holds, judged by labels that an unsupervised model never saw.",
+    "What the code holds, judged by labels that only a conditional model ever sees.",
     {
         "active_units": Measure(
             "Active units", "dimensions", ".0f", "dimensions whose posterior mean varies over images by more than 0.01"
@@ -135,7 +135,7 @@ LATENT_SPACE = Group(
         "embedding": Picture(
             "Embedding",
             "Scatter plot of the test images' posterior means in two dimensions, coloured by class.",
-            "Islands of one colour mean that the code tells the classes apart, though it was never told of them.",
+            "Islands of one colour mean that the code tells the classes apart.",
         ),
         "embedding_by_class": Picture(
             "Embedding, class by class",
@@ -155,7 +155,7 @@ LATENT_SPACE = Group(
         "confusion": Picture(
             "Confusion",
             "Matrix of actual classes against those of the nearest neighbours in the latent space.",
-            "Off the diagonal stand the pairs that look alike: 4 and 9, 3 and 5.",
+            "Off the diagonal stand the classes that look alike, such as 4 and 9 among digits.",
         ),
         "traversals": Picture(
             "Traversals",
@@ -165,7 +165,7 @@ LATENT_SPACE = Group(
         "interpolations": Picture(
             "Interpolations",
             "Decoded images on the way from one test image's code to another's.",
-            "Steps between should still be digits. Ghosts of both ends would mean holes in the latent space.",
+            "Steps between should still be images of a class. Ghosts of both ends would mean holes in the latent space.",
         ),
         "manifold": Picture(
             "Manifold",
@@ -199,7 +199,7 @@ SAMPLES = Group(
         "samples": Picture(
             "Samples",
             "Decoded draws from the prior in a grid.",
-            "Most should be a digit at first sight, and no two the same.",
+            "Most should be of some class at first sight, and no two the same.",
         ),
         "samples_by_class": Picture(
             "Samples by class",
