@@ -165,7 +165,7 @@ LATENT_SPACE = Group(
         "interpolations": Picture(
             "Interpolations",
             "Decoded images on the way from one test image's code to another's.",
-            "Steps between should still be images of a class. Ghosts of both ends would mean holes in the latent space.",
+            "Steps between should still be images of a class. Ghosts of both ends mean holes in the latent space.",
         ),
         "manifold": Picture(
             "Manifold",
