@@ -15,8 +15,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from vae.model import VAE
+from vae.preparation import pixels
 from vae.settings import Train
-from vae.step import Step, pixels
+from vae.step import Step
 
 Epoch = Callable[[], float]  # runs one epoch, waits for the device, returns the mean loss in nats an image
 Contender = Callable[[VAE, Tensor, Train], Epoch]  # from a model and uint8 images (n, h, w) on one device

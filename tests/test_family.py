@@ -10,8 +10,9 @@ import torch
 from vae.errors import InputError
 from vae.model import load, make_model, save
 from vae.objectives import elbo_terms, weight_terms
+from vae.preparation import pixels
 from vae.settings import Model, Train
-from vae.step import Step, pixels
+from vae.step import Step
 from vae.training import initialize
 
 # Whatever the settings name is here by itself, a later part too.

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vae.device import set_up
 from vae.model import VAE
 from vae.objectives import OBJECTIVES
-from vae.step import Step, kl_weights, learning_rates, pixels
+from vae.preparation import pixels
+from vae.step import Step, kl_weights, learning_rates
 
 
 def sizes(settings):

@@ -10,7 +10,7 @@ import torch
 from tests.conftest import as_split
 from vae import checkpoint, training
 from vae.errors import InputError, WorkError
-from vae.step import pixels
+from vae.preparation import pixels
 from vae.training import Data, initialize, mean_terms, train
 
 pytestmark = pytest.mark.usefixtures("lean")

@@ -11,9 +11,8 @@ from tqdm import tqdm
 
 from vae import storage
 from vae.errors import InputError, WorkError
-from vae.preparation import Split
+from vae.preparation import Split, pixels
 from vae.settings import Classify
-from vae.step import pixels
 
 FEATURES = 64
 _CHUNK = 1_000  # images judged at once

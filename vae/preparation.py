@@ -1,5 +1,7 @@
 """From raw images to what the model sees: splits and binarization."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -51,6 +53,20 @@ def binarize(images: Tensor, how: Binarization, generator: torch.Generator) -> T
         return images.clone()  # tensors in one file must not share memory
     level = 0.5 if how == "threshold" else torch.rand(images.shape, generator=generator)
     return (images / 255 > level).to(torch.uint8) * 255
+
+
+def pixels(images: Tensor, draw: bool) -> Tensor:
+    """Turn uint8 images (255 stands for 1) into float32 ones; with `draw` into 0 and 1, drawn by intensity.
+
+    A drawn pixel is 1 with its intensity as the probability, to within 2^-16.
+    """
+    if not draw:
+        return images.float() / 255
+    # Four pixels' noise from one random number: on a CPU those are drawn one by one, and would take longest.
+    quarter = torch.empty(math.ceil(images.numel() / 4), dtype=torch.int64, device=images.device)
+    noise = quarter.random_(-(2**63), None).view(torch.int16)[: images.numel()].view(images.shape)
+    thresholds = images.float().mul_(2**16 / 255).sub_(2**15)
+    return torch.lt(noise, thresholds, out=thresholds)
 
 
 def _held_out(images: Tensor, labels: Tensor, how: Binarization, generator: torch.Generator) -> Split:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vae.model import VAE
 from vae.objectives import OBJECTIVES
+from vae.preparation import pixels
 from vae.settings import Train
 
 _WARM_UP_RUNS = 3
@@ -47,20 +48,6 @@ def kl_weights(settings: Train, steps: int, steps_an_epoch: int) -> Tensor:
     """The KL term's weight at each step, float32 of shape (steps,): rising linearly to beta (Bowman et al. 2016)."""
     warm_up = settings.kl_warmup_epochs * steps_an_epoch
     return settings.beta * ((torch.arange(steps, dtype=torch.float64) + 1) / max(warm_up, 1)).clamp(max=1).float()
-
-
-def pixels(images: Tensor, draw: bool) -> Tensor:
-    """Turn uint8 images (255 stands for 1) into float32 ones; with `draw` into 0 and 1, drawn by intensity.
-
-    A drawn pixel is 1 with its intensity as the probability, to within 2^-16.
-    """
-    if not draw:
-        return images.float() / 255
-    # Four pixels' noise from one random number: on a CPU those are drawn one by one, and would take longest.
-    quarter = torch.empty(math.ceil(images.numel() / 4), dtype=torch.int64, device=images.device)
-    noise = quarter.random_(-(2**63), None).view(torch.int16)[: images.numel()].view(images.shape)
-    thresholds = images.float().mul_(2**16 / 255).sub_(2**15)
-    return torch.lt(noise, thresholds, out=thresholds)
 
 
 class Step:

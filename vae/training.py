@@ -18,9 +18,9 @@ from vae.distributions.priors import VampPrior
 from vae.errors import InputError, Interrupted, WorkError
 from vae.model import VAE
 from vae.objectives import elbo_terms
-from vae.preparation import Split
+from vae.preparation import Split, pixels
 from vae.settings import Train
-from vae.step import Step, pixels
+from vae.step import Step
 
 _VALIDATION_BATCH = 1000
 _LOG_LINES = 20  # printed in a whole run, where there is no terminal for a progress bar

@@ -21,8 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from vae.model import VAE
-from vae.preparation import Split
-from vae.step import pixels
+from vae.preparation import Split, pixels
 
 _BATCH = 1_000
 _ACTIVE_VARIANCE = 0.01

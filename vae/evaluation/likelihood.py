@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from vae.model import VAE
 from vae.objectives import weight_and_elbo_terms
-from vae.preparation import Split
-from vae.step import pixels
+from vae.preparation import Split, pixels
 
 # Decoded images held at once where memory allows. On a CPU a chunk should stay in its cache, on a GPU fill its units.
 _CHUNK_ROWS = {"cpu": 2_000, "cuda": 200_000}

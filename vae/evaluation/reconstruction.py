@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from vae.model import VAE
-from vae.preparation import Split
-from vae.step import pixels
+from vae.preparation import Split, pixels
 
 _BATCH = 1_000
 _WINDOW, _WINDOW_SCALE = 11, 1.5
