@@ -60,9 +60,9 @@ def conditional_affine_coupling(dim: int, features: int, widths: Sequence[int], 
 
 
 def inverse_autoregressive(dim: int, features: int, widths: Sequence[int], layers: int) -> Flow:
-    """Inverse autoregressive layers (Kingma et al. 2016, section 4) that also see a context of size `features`."""
-    nets = [ConditionalAutoRegressiveNN(dim, features, widths, nonlinearity=nn.SiLU()) for _ in range(layers)]
-    return Flow([transforms.ConditionalAffineAutoregressive(net, stable=True) for net in nets], dim)
+    """Inverse autoregressive layers (Kingma et al. 2016, section 4) that also see a context; the identity at first."""
+    nets = [_silent(ConditionalAutoRegressiveNN(dim, features, widths, nonlinearity=nn.SiLU())) for _ in range(layers)]
+    return Flow([transforms.ConditionalAffineAutoregressive(net) for net in nets], dim)
 
 
 def _silent(net: nn.Module) -> nn.Module:
