@@ -125,7 +125,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str],
     np.add.at(table, (labels, predicted), 1)
     shares = table / table.sum(axis=1, keepdims=True).clip(min=1)
 
-    title = f"Nearest neighbours in the latent space: {np.mean(labels == predicted):.1%} of test images right"
+    title = f"Nearest neighbours in the latent space: {np.mean(labels == predicted):.1%} right"
     longest = max(text_width(name, TEXT_SIZE) for name in classes)
     upright = longest > _CELL
     width = max(count * _CELL + longest + 40, text_width(title, TITLE_SIZE, "bold") + 2 * MARGIN)
