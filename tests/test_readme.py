@@ -11,11 +11,17 @@ from experiments.run import names, read_experiment
 from tests.checkouts import ENVIRONMENT, ROOT, call
 from vae.errors import InputError
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+README, TUTORIAL = ROOT / "README.md", ROOT / "docs/tutorial.md"
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The language and the text of each block of code in a page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
 COMMANDS = [
     line
-    for language, block in BLOCKS
+    for language, block in [*blocks(README), *blocks(TUTORIAL)]
     if not language
     for line in block.splitlines()
     if re.match(r"(make|dvc|python) ", line)
@@ -44,16 +50,35 @@ def test_commands_work_in_a_finished_checkout(checkout: Path, command: str) -> N
 
 
 def test_the_library_in_five_lines(checkout: Path) -> None:
-    (snippet,) = [block for language, block in BLOCKS if language == "python"]
+    (snippet,) = [block for language, block in blocks(README) if language == "python"]
     shown = "print(tuple(decoded.shape), tuple(reconstructed.shape), tuple(drawn.shape), posterior.batch_shape)"
     output = call(checkout, sys.executable, "-c", f"{snippet}\n{shown}")
     assert output.strip() == "(16, 8, 8) (16, 8, 8) (16, 8, 8) torch.Size([16])"
 
 
-def test_pictures_and_pages_that_the_readme_shows_are_there() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+def test_the_tutorials_code_shows_a_distribution_for_each_image(checkout: Path) -> None:
+    (snippet,) = [block for language, block in blocks(TUTORIAL) if language == "python"]
+    assert call(checkout, sys.executable, "-c", snippet).strip() == "torch.Size([2, 4]) torch.Size([2, 4])"
+
+
+@pytest.mark.parametrize("page", [README, TUTORIAL], ids=lambda page: page.name)
+def test_pictures_and_pages_that_are_shown_are_there(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
     assert len(links) >= 7
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+def test_names_of_the_code_in_the_tutorial_exist() -> None:
+    def defines(file: str, name: str) -> bool:
+        return re.search(rf"^(class|def) {name}\b", (ROOT / file).read_text(), re.MULTILINE) is not None
+
+    named = re.findall(r"`([A-Za-z_]\w+)` in\s`(vae/[\w/]+\.py)`", TUTORIAL.read_text())
+    assert len(named) >= 5
+    assert [name for name, file in named if not defines(file, name)] == []
+    code = "".join(path.read_text() for path in (ROOT / "vae").rglob("*.py"))
+    metrics = re.findall(r"`(test_\w+|importance_ess|active_units|prior_mmd|\w+_accuracy)`", TUTORIAL.read_text())
+    assert len(metrics) >= 6
+    assert [name for name in metrics if f'"{name}"' not in code] == []
 
 
 @pytest.mark.parametrize("name", names())
