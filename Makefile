@@ -24,7 +24,7 @@ demo: $(READY)  ## Run every stage on scikit-learn's digits in .demo/: no downlo
 
 repro: $(READY)  ## Run the whole pipeline on MNIST, as far as something changed
 	dvc repro
-	dvc metrics show
+	python -m experiments.show
 
 # The tests' processes share the cores: a thread that waits must not spin, as OpenMP's do by default.
 test: export OMP_WAIT_POLICY ?= passive

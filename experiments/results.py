@@ -68,8 +68,8 @@ ORDER_INTRODUCTION = """\
 ## The known order, at equal, short budgets
 
 Each pair differs in one part alone: same networks, epochs, batch size, learning rate, seed and test pixels.
-The last pair is out of order: with 40 latents an IAF starts more slowly, as its KL has no closed form and its gradient is
-noisier, and at this budget it has not caught up. With 8 latents, where each one carries more, it has.
+The last pair is out of order: with 40 latents an IAF starts more slowly, as its KL has no closed form and its gradient
+is noisier, and at this budget it has not caught up. With 8 latents, where each one carries more, it has.
 The standard error is that of a difference of two independent means; on the same test images the true one is smaller.
 """
 INTRODUCTION = """\
