@@ -8,7 +8,24 @@ import pytest
 
 from tests.checkouts import call, change, contents
 
-PICTURES = {"reconstructions", "reconstructions_by_epoch", "samples", "embedding", "elbo"}
+STAGES = ["download", "prepare", "classify", "train", "evaluate", "sample", "embed", "plot", "report"]
+PICTURES = {
+    "confusion",
+    "elbo",
+    "embedding",
+    "embedding_by_class",
+    "embedding_thumbnails",
+    "error_by_class",
+    "interpolations",
+    "kl_per_dimension",
+    "reconstructions",
+    "reconstructions_by_epoch",
+    "reconstructions_extremes",
+    "samples",
+    "samples_neighbours",
+    "traversals",
+    "uncertainty",
+}
 
 
 def stages_run(output: str) -> list[str]:
@@ -24,11 +41,15 @@ def test_repro_makes_every_output_and_commits_only_small_files(finished: Path) -
 
 
 def test_metrics_are_finite_named_as_documented_and_disjoint(finished: Path) -> None:
-    train, evaluate = (json.loads((finished / f"metrics/{name}.json").read_text()) for name in ("train", "evaluate"))
+    names = ("classify", "train", "evaluate", "sample")
+    classify, train, evaluate, sample = (json.loads((finished / f"metrics/{name}.json").read_text()) for name in names)
     assert set(train) == {"train_elbo", "validation_elbo", "best_epoch"}
     assert {"test_elbo", "test_elbo_stderr", "test_nll", "test_nll_stderr"} <= set(evaluate)
     assert {"reconstruction_nll", "reconstruction_mse", "kl", "active_units"} <= set(evaluate)
-    assert not set(train) & set(evaluate)
+    assert set(classify) == {"classifier_accuracy"}
+    assert {"frechet_distance", "precision", "recall", "class_balance"} <= set(sample)
+    keys = [key for metrics in (classify, train, evaluate, sample) for key in metrics]
+    assert len(keys) == len(set(keys))
     assert evaluate["test_elbo"] == pytest.approx(-evaluate["reconstruction_nll"] - evaluate["kl"], abs=2e-4)
 
 
@@ -43,7 +64,8 @@ def test_plot_setting_reruns_plot_alone_and_going_back_restores_the_pictures(che
     before = contents(checkout, "plots/images")
     settings = (checkout / "params.yaml").read_text()
     change(checkout, plot={"samples": 30})
-    assert stages_run(call(checkout, "dvc", "repro")) == ["plot"]
+    # And the page that holds the pictures.
+    assert stages_run(call(checkout, "dvc", "repro")) == ["plot", "report"]
     assert contents(checkout, "plots/images") != before
 
     (checkout / "params.yaml").write_text(settings)
@@ -56,7 +78,7 @@ def test_plot_setting_reruns_plot_alone_and_going_back_restores_the_pictures(che
 def test_experiment_with_an_exponent_trains_anew_and_metrics_diff_shows_it(checkout: Path) -> None:
     assert call(checkout, "dvc", "metrics", "diff").strip() == ""
     output = call(checkout, "dvc", "exp", "run", "--set-param", "train.learning_rate=1e-5")
-    assert stages_run(output) == ["train", "evaluate", "embed", "plot"]
+    assert stages_run(output) == ["train", "evaluate", "sample", "embed", "plot", "report"]
     assert "learning_rate: 1e-05" in (checkout / "params.yaml").read_text()
     difference = json.loads(call(checkout, "dvc", "metrics", "diff", "--json"))
     assert difference["metrics/evaluate.json"]["test_elbo"]["diff"] < 0
@@ -96,7 +118,7 @@ def test_plots_have_no_errors_without_a_validation_split(checkout: Path) -> None
 def test_clean_clone_reproduces_the_same_bytes_and_leaves_git_clean(finished: Path, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     call(tmp_path, "git", "clone", "--quiet", str(finished), str(clone))
-    assert stages_run(call(clone, "dvc", "repro")) == ["download", "prepare", "train", "evaluate", "embed", "plot"]
+    assert stages_run(call(clone, "dvc", "repro")) == STAGES
     assert call(clone, "git", "status", "--short") == ""
     outputs = ("dvc.lock", "metrics", "plots", "data/model.safetensors", "data/prepared")
     assert contents(clone, *outputs) == contents(finished, *outputs)

@@ -120,6 +120,7 @@ def test_the_keys_that_hold_real_numbers_are_known_here():
         ("train", "free_bits"),
         ("train", "gradient_clip"),
         ("train", "ema_decay"),
+        ("classify", "learning_rate"),
         ("embed", "perplexity"),
     ]
 
@@ -226,7 +227,7 @@ def test_a_missing_section_is_told_with_its_keys(section):
 @pytest.mark.parametrize("document", [None, 3, "text", [], [VALUES], True])
 def test_a_document_without_sections_is_told_with_them(document):
     assert re.fullmatch(
-        r"some.yaml: got .+, allowed: the sections download, prepare, model, train, evaluate, embed, plot",
+        r"some.yaml: got .+, allowed: the sections download, prepare, model, train, classify, evaluate, sample, embed, plot",
         refusal(document),
     )
 
@@ -248,7 +249,7 @@ def test_a_near_miss_of_a_key_gets_a_suggestion(section, key):
 def test_a_near_miss_of_a_section_gets_a_suggestion():
     values = {"trian" if name == "train" else name: keys for name, keys in VALUES.items()}
     assert "some.yaml: trian: unknown key, got {" in refusal(values)
-    assert "; did you mean train? allowed: download, prepare, model, train, evaluate, embed, plot" in refusal(values)
+    assert "; did you mean train? allowed: download, prepare, model, train, classify, evaluate, sample, embed, plot" in refusal(values)
 
 
 def test_several_mistakes_are_told_at_once_in_the_files_order():
@@ -423,13 +424,13 @@ def line_of(pattern, text):
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path):
-    text = PARAMS.read_text().replace("  epochs: ", "  epochs: 3\n  epochs: ")
+    text = PARAMS.read_text().replace("  epochs: ", "  epochs: 3\n  epochs: ", 1)
     first = line_of("  epochs", text)
     assert refusal_of_text(tmp_path, text) == f"train.epochs: stands in lines {first} and {first + 1}, allowed: once"
 
 
 def test_a_key_that_stands_twice_in_another_spelling_is_refused(tmp_path):
-    text = PARAMS.read_text().replace("  epochs: ", "  'epochs': 3\n  epochs: ")
+    text = PARAMS.read_text().replace("  epochs: ", "  'epochs': 3\n  epochs: ", 1)
     assert "train.epochs: stands in lines" in refusal_of_text(tmp_path, text)
 
 
