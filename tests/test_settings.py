@@ -38,6 +38,7 @@ hashable = st.one_of(st.text(), st.integers(), st.none(), st.booleans(), st.floa
 garbage = st.recursive(
     scalars, lambda inner: st.one_of(st.lists(inner), st.dictionaries(hashable, inner), st.sets(hashable)), max_leaves=8
 )
+SECTIONS = "download, prepare, model, train, classify, evaluate, sample, embed, plot"
 
 
 def changed(section, key, value):
@@ -227,7 +228,7 @@ def test_a_missing_section_is_told_with_its_keys(section):
 @pytest.mark.parametrize("document", [None, 3, "text", [], [VALUES], True])
 def test_a_document_without_sections_is_told_with_them(document):
     assert re.fullmatch(
-        r"some.yaml: got .+, allowed: the sections download, prepare, model, train, classify, evaluate, sample, embed, plot",
+        rf"some.yaml: got .+, allowed: the sections {SECTIONS}",
         refusal(document),
     )
 
@@ -249,7 +250,7 @@ def test_a_near_miss_of_a_key_gets_a_suggestion(section, key):
 def test_a_near_miss_of_a_section_gets_a_suggestion():
     values = {"trian" if name == "train" else name: keys for name, keys in VALUES.items()}
     assert "some.yaml: trian: unknown key, got {" in refusal(values)
-    assert "; did you mean train? allowed: download, prepare, model, train, classify, evaluate, sample, embed, plot" in refusal(values)
+    assert f"; did you mean train? allowed: {SECTIONS}" in refusal(values)
 
 
 def test_several_mistakes_are_told_at_once_in_the_files_order():
