@@ -68,8 +68,8 @@ ORDER_INTRODUCTION = """\
 ## The known order, at equal, short budgets
 
 Each pair differs in one part alone: same networks, epochs, batch size, learning rate, seed and test pixels.
-The last pair is out of order: with 40 latents an IAF starts more slowly, as its KL has no closed form and its gradient
-is noisier, and at this budget it has not caught up. With 8 latents, where each one carries more, it has.
+The last pair is out of order: with 40 latents the IAF learns more slowly at first, and at this budget it has not caught
+up. With 8 latents it has.
 The standard error is that of a difference of two independent means; on the same test images the true one is smaller.
 """
 INTRODUCTION = """\
@@ -79,7 +79,8 @@ Test NLL and ELBO are nats per image on the stored draw of MNIST's test set, ± 
 NLL is better. This page is written by `python -m experiments.results` from the records in `experiments/results/`, each
 of which names its command, machine, versions and date. Where a row says "10 of 3280" epochs, the run was cut short with
 `-S train.epochs=10`: it can be compared with other rows of that budget, not with the published number.
-Rows without a figure have not been run: they need a GPU, and none was at hand.
+Rows without a figure have not been run: no GPU was at hand, and at full length most of them need one. The short runs
+shared their two cores with other work, each on one thread or two, so their times compare with nothing.
 """
 
 

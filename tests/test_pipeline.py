@@ -60,7 +60,7 @@ def test_second_repro_runs_nothing(checkout: Path) -> None:
     assert "up to date" in call(checkout, "dvc", "status")
 
 
-def test_plot_setting_reruns_plot_alone_and_going_back_restores_the_pictures(checkout: Path) -> None:
+def test_plot_setting_reruns_plot_and_its_page_alone_and_going_back_restores_the_pictures(checkout: Path) -> None:
     before = contents(checkout, "plots/images")
     settings = (checkout / "params.yaml").read_text()
     change(checkout, plot={"samples": 30})

@@ -1,5 +1,6 @@
 """How close draws from a model come to real images: in a classifier's features, and pixel by pixel."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -103,7 +104,7 @@ def coverage(features: Tensor, manifold: Manifold) -> float:
     return torch.cat(inside).double().mean().item()
 
 
-def _squared_distances(points: Tensor, centres: Tensor):
+def _squared_distances(points: Tensor, centres: Tensor) -> Iterator[Tensor]:
     lengths = centres.square().sum(dim=1)
     for chunk in points.split(max(_CHUNK // len(centres), 1)):
         yield torch.addmm(lengths, chunk, centres.T, alpha=-2).add_(chunk.square().sum(dim=1, keepdim=True))

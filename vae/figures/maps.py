@@ -31,6 +31,14 @@ _CELLS = 20  # along the longer side of the grid of images
 _FRAME = 2  # units around an image
 _LEAST_ROWS = 7  # of that grid, which leave room for the legend
 _LEGEND = 40  # units beside the classes' names
+_LEGEND_STYLE = {
+    "title": "class",
+    "alignment": "left",
+    "frameon": False,
+    "fontsize": TEXT_SIZE,
+    "title_fontsize": TEXT_SIZE,
+    "handletextpad": 0.2,
+}
 
 
 def embedding(points: pd.DataFrame, classes: Sequence[str], method: str, caption: str) -> Figure:
@@ -72,12 +80,7 @@ def embedding(points: pd.DataFrame, classes: Sequence[str], method: str, caption
         axes,
         "center left",
         bbox_to_anchor=(1, 0.5),
-        title="class",
-        alignment="left",
-        frameon=False,
-        fontsize=TEXT_SIZE,
-        title_fontsize=TEXT_SIZE,
-        handletextpad=0.2,
+        **_LEGEND_STYLE,
         markerscale=2.5,
     )
     figure.draw_without_rendering()
@@ -147,12 +150,7 @@ def embedding_thumbnails(
         classes,
         loc="center left",
         bbox_to_anchor=(images_at.x1, (images_at.y0 + images_at.y1) / 2),
-        title="class",
-        alignment="left",
-        frameon=False,
-        fontsize=TEXT_SIZE,
-        title_fontsize=TEXT_SIZE,
-        handletextpad=0.2,
+        **_LEGEND_STYLE,
     )
     return figure
 
