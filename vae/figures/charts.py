@@ -9,7 +9,6 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vae.figures.captions import number
 from vae.figures.layout import CAPTION_SIZE, HEADING, MARGIN, NOTE_SIZE, TEXT_SIZE, TITLE_SIZE, chart, text_width
 
 TERMS = {
@@ -55,7 +54,8 @@ def kl_per_dimension(kl: np.ndarray, active: int, caption: str) -> Figure:
         caption: the title's second line.
     """
     order = np.argsort(-kl, kind="stable")
-    title = f"KL by latent dimension: {number(kl.sum(), 1)} nats in sum, {active} of {len(kl)} units active"
+    # Not their sum: only under a standard normal prior is it the ELBO's KL.
+    title = f"KL of each latent dimension taken alone: {active} of {len(kl)} units active"
     figure = chart(600, 270, title, caption)
     axes = figure.add_subplot()
     axes.bar(np.arange(len(kl)), kl[order], width=0.8, color=CURVES["train"]["color"])

@@ -150,7 +150,7 @@ LATENT_SPACE = Group(
         "kl_per_dimension": Picture(
             "KL by dimension",
             "Bar chart of the KL divergence of each latent dimension, in falling order.",
-            "Dimensions at 0 carry nothing: the model has pruned them.",
+            "Dimensions at 0 carry nothing: the model pruned them. Under a learned prior bars do not sum to the rate.",
         ),
         "confusion": Picture(
             "Confusion",
