@@ -3,33 +3,56 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup demo repro test lint bench profile graph
+.PHONY: help setup demo repro verify pictures test test-quick test-oldest test-newest lint bench gpu profile graph notebook
 .DEFAULT_GOAL := help
 
 help:  ## List these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Make .venv with the pinned packages
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[graph,plots,test]'
-	$(VENV)/bin/python -m experiments.vega
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[pipeline,export,graph,notebook,plots,test]'
+	$(VENV)/bin/python -m tools.vega
 	touch $@
 
 demo: $(READY)  ## Run every stage on scikit-learn's digits in .demo/: no download, no GPU, about a minute
-	python -m experiments.run demo --folder .demo
+	python -m tools.run demo --folder .demo
 	@echo; echo 'The pictures are in .demo/plots/images:'; ls .demo/plots/images
 
-repro: $(READY)  ## Run the whole pipeline on MNIST, as far as something changed
+repro: $(READY)  ## Run the whole pipeline on MNIST; unchanged stages are skipped
 	dvc repro
-	python -m experiments.show
+	python -m tools.show
 
-# The tests' processes share the cores: a thread that waits must not spin, as OpenMP's do by default.
-test: export OMP_WAIT_POLICY ?= passive
+verify: $(READY)  ## Compare the metrics of a finished run with the committed ones: exit status 0 or 1
+	python -m tools.verify
+
+pictures: $(READY)  ## Refresh docs/pictures from a finished run
+	python -m tools.pictures
+
+# The test processes share the cores, so waiting threads must not spin, as OpenMP's do by default.
+test test-quick test-oldest test-newest: export OMP_WAIT_POLICY ?= passive
 test: $(READY)  ## Run the tests
 	python -m pytest --numprocesses auto --dist loadfile
+
+QUICK := -m 'not slow' --numprocesses auto --dist loadfile
+
+test-quick: $(READY)  ## Run the tests that need neither DVC nor a browser (about a minute)
+	python -m pytest $(QUICK) $(TESTS)
+
+test-oldest:  ## Run the quick tests with the oldest packages that pyproject.toml names (PYTHON=... chooses the Python)
+test-newest:  ## Run them with the newest packages that it allows
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+# uv, as pip cannot resolve to the oldest versions. Indirect dependencies are the newest ones allowed.
+test-oldest test-newest: test-%:
+	$(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/python -m pip install --quiet uv
+	.venv-$*/bin/python -m uv pip install --quiet --resolution $(RESOLUTION) \
+		--python .venv-$*/bin/python --editable '.[pipeline,export,graph,notebook,plots,test]'
+	.venv-$*/bin/python -m pytest $(QUICK)
 
 lint: $(READY)  ## Check style and format
 	ruff check .
@@ -38,8 +61,14 @@ lint: $(READY)  ## Check style and format
 bench: $(READY)  ## Time the trainer beside plain Pyro and bare PyTorch (about 10 minutes)
 	python -m benchmarks.run
 
+gpu: $(READY)  ## Prove on this machine's GPU that all of it works, and how fast (at most 10 minutes)
+	python -m benchmarks.acceptance
+
 profile: $(READY)  ## Show where the time of an epoch goes, and write a trace of it
 	python -m benchmarks.profile
 
 graph: $(READY)  ## Draw the graphs of model and guide to docs/pictures (needs Graphviz)
-	python -m experiments.graph
+	python -m tools.graph
+
+notebook: $(READY)  ## Execute docs/introduction.py as docs/introduction.ipynb
+	python -m tools.notebook

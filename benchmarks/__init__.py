@@ -1,4 +1,4 @@
-"""How fast the trainer is: beside plain Pyro, beside bare PyTorch, and against the device's arithmetic.
+"""The trainer's speed, compared with plain Pyro, with bare PyTorch, and with the device's arithmetic.
 
 `python -m benchmarks.run` measures, `python -m benchmarks.profile` shows where the time of one epoch goes.
 """

@@ -1,11 +1,12 @@
-"""The epochs that are compared: the same work on the same network, written in different ways.
+"""The implementations that are compared: the same epoch on the same network, written in different ways.
 
-Each one draws the pixels of every mini-batch afresh, shuffles every epoch, uses float32 images of 0 and 1, one draw
-of z an image, and Adam. They differ in who moves the data, who computes the loss and who updates the parameters.
+Each one draws the pixels of every mini-batch anew, shuffles every epoch, uses float32 images of 0 and 1, one draw
+of z per image, and Adam. They differ in who moves the data, who computes the loss and who updates the parameters.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pyro
 import torch
@@ -14,24 +15,23 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from vae.data.images import pixels
 from vae.model import VAE
-from vae.preparation import pixels
 from vae.settings import Train
-from vae.step import Step
+from vae.training.capture import capture
+from vae.training.step import Step
 
-Epoch = Callable[[], float]  # runs one epoch, waits for the device, returns the mean loss in nats an image
-Contender = Callable[[VAE, Tensor, Train], Epoch]  # from a model and uint8 images (n, h, w) on one device
+Epoch = Callable[[], float]  # runs one epoch, waits for the device, returns the mean loss in nats per image
+Contender = Callable[[VAE, Tensor, Train], Epoch]  # from a model and uint8 images (n, c, h, w) on one device
 
 PYRO, EAGER, CAPTURED = "(a) Pyro, documented", "(b) trainer, eager", "(c) trainer, captured"
 BARE, BARE_CAPTURED = "(d) bare, eager", "(d) bare, captured"
-
-_WARM_UP_RUNS = 3
 
 
 def pyro_svi(model: VAE, images: Tensor, settings: Train) -> Epoch:
     """Pyro as its documentation teaches it: a DataLoader, `SVI.step`, `pyro.optim.Adam`, the settings' defaults.
 
-    The images wait as float tensors in the host's memory, so that no time goes into reading or decoding files.
+    The images are float tensors in host memory, so that no time is spent on reading or decoding files.
     """
     on_gpu = images.device.type == "cuda"
     intensities = images.cpu().float().div_(255)
@@ -96,7 +96,7 @@ def bare_graph(model: VAE, images: Tensor, settings: Train) -> Epoch:
     graphs = {}
     for size in {len(batch) for batch in images.split(settings.batch_size)}:
         chosen = torch.zeros(size, dtype=torch.int64, device=images.device)
-        graphs[size] = chosen, _capture(lambda chosen=chosen: step(chosen))
+        graphs[size] = chosen, capture(partial(step, chosen))
 
     def epoch() -> float:
         total.zero_()
@@ -110,15 +110,15 @@ def bare_graph(model: VAE, images: Tensor, settings: Train) -> Epoch:
 
 
 def bare_loss(model: VAE, images: Tensor) -> Tensor:
-    """The negative ELBO with its KL in closed form, summed over float images (n, h, w); nats, of shape ().
+    """The negative ELBO with its KL in closed form, summed over float images (n, c, h, w); nats, of shape ().
 
-    Kingma & Welling 2014, equation 10, with one draw of z an image.
+    Kingma & Welling 2014, equation 10, with one draw of z per image.
     """
-    mean, log_scale = model.posterior.head(model.encoder(images.unsqueeze(-3))).chunk(2, dim=-1)
+    mean, log_scale = model.posterior.head(model.encoder(images)).chunk(2, dim=-1)
     scale = log_scale.exp()
     z = mean + scale * torch.randn_like(scale)
     kl = ((mean.square() + scale.square() - 1) / 2 - log_scale).sum()
-    return functional.binary_cross_entropy_with_logits(model.decoder(z).squeeze(-3), images, reduction="sum") + kl
+    return functional.binary_cross_entropy_with_logits(model.decoder(z), images, reduction="sum") + kl
 
 
 def contenders(device: torch.device) -> dict[str, Contender]:
@@ -147,19 +147,6 @@ def _bare_step(model: VAE, images: Tensor, settings: Train) -> tuple[Callable[[T
         total.add_(loss.detach())
 
     return step, total
-
-
-def _capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UP_RUNS):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""The arithmetic floor: the time that the linear layers' multiplications alone must take on a device."""
+"""The arithmetic floor: the least time that the linear layers' multiplications take on a device."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from vae.device import matrix_precision
 
 _LEAST_SECONDS, _LEAST_REPETITIONS = 0.2, 3
 _SQUARES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
@@ -34,19 +34,8 @@ def matrix_rate(device: torch.device, precision: str) -> float:
         return max(_rate(shape, device, precision) for shape in shapes)
 
 
-@contextmanager
-def matrix_precision(precision: str) -> Iterator[None]:
-    """Let float32 products on CUDA use the matrix units' tf32 mode if `precision` is `tf32`."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
 def wait(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,6 +1,6 @@
 """What is measured, each as a list of rows: the contenders, how the cost grows, the evaluation.
 
-Contenders take turns, one epoch a round, so that a machine that slows down does so for all of them; a time is the
+Contenders take turns, one epoch per round, so that a machine that slows down does so for all of them; a time is the
 median over the rounds and a ratio the median of the rounds' ratios. The images are made up: 19 % ink as in MNIST.
 Speed does not depend on what they show.
 """
@@ -32,18 +32,19 @@ from benchmarks.contenders import (
     trainer_eager,
     trainer_graph,
 )
-from benchmarks.floor import forward_flops, matrix_precision, training_flops, wait
-from vae.device import set_up
+from benchmarks.floor import forward_flops, training_flops, wait
+from vae.data.images import Split
+from vae.device import matrix_precision, set_up
+from vae.errors import WorkError
 from vae.evaluation.likelihood import score
 from vae.model import VAE, make_model
-from vae.preparation import Split
 from vae.settings import Model, Train, load_settings
 
 Row = dict[str, Any]
 Rates = dict[str, float]  # FLOP/s of each precision
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPE = (28, 28)
+SHAPE = (1, 28, 28)
 TEXTBOOK = {
     "network": "mlp",
     "prior": "standard_normal",
@@ -60,7 +61,7 @@ FAMILY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"network": "conv", "encoder_widths": [16, 32], "decoder_widths": [32, 16]},
         {},
     ),
-    "network resnet, 16 and 32 channels, a block each": (
+    "network resnet, 16 and 32 channels, one block each": (
         {"network": "resnet", "encoder_widths": [16, 32], "decoder_widths": [32, 16], "residual_blocks": 1},
         {},
     ),
@@ -82,7 +83,7 @@ PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloa
 
 
 class Network(NamedTuple):
-    """Networks with a batch size; on a CPU one in `cpu_divisor` images is timed, to end in minutes."""
+    """Networks with a batch size; on a CPU only one in `cpu_divisor` images is timed, to finish in minutes."""
 
     model: Model
     batch_size: int
@@ -90,7 +91,7 @@ class Network(NamedTuple):
 
 
 def symmetric(latent_dim: int, widths: list[int], activation: Any) -> Model:
-    """The textbook VAE with a decoder that mirrors its encoder; what it does not use is as in params.yaml."""
+    """The textbook VAE with a decoder that mirrors its encoder; unused settings are as in params.yaml."""
     sizes = {"latent_dim": latent_dim, "encoder_widths": widths, "decoder_widths": widths[::-1]}
     return load_settings(ROOT / "params.yaml").model.model_copy(update=TEXTBOOK | sizes | {"activation": activation})
 
@@ -106,7 +107,7 @@ def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory
     """Each network's contenders and its floor, times scaled to an epoch of `images`.
 
     With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took beside the data
-    set: on CUDA that of the device, on a CPU what the process grew by (None where the system does not tell).
+    set: on CUDA that of the device, on a CPU the growth of the process (None if the system does not report it).
     """
     for name, network in NETWORKS.items():
         data = made_up_images(images // (network.cpu_divisor if device.type == "cpu" else 1), device)
@@ -131,7 +132,7 @@ def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory
 def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
     """The trainer's cost (captured on CUDA) as one thing at a time grows, the rest as in the first network.
 
-    A row's epoch has its own number of images; a quarter of `images` on a CPU, if it isn't that which grows.
+    A row's epoch has its own number of images; a quarter of `images` on a CPU, unless that is what grows.
     """
     build = trainer_graph if device.type == "cuda" else trainer_eager
     ready, cases = {}, {}
@@ -148,14 +149,20 @@ def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iter
 
 
 def family(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
-    """The trainer's epoch (captured on CUDA) for each part of the model family; on a CPU of a twentieth of `images`."""
+    """The trainer's epoch (captured on CUDA) for each part of the model family; on a CPU of a twentieth of `images`.
+
+    A part that fails has a row that says why under `failed`.
+    """
     build = trainer_graph if device.type == "cuda" else trainer_eager
     data = made_up_images(images // (20 if device.type == "cpu" else 1), device)
     base, settings = NETWORKS["784-400-50"].model, training(256, rounds)
-    ready = {
-        name: warmed_up(build, base.model_copy(update=model), data, settings.model_copy(update=objective))[0]
-        for name, (model, objective) in FAMILY.items()
-    }
+    ready = {}
+    for name, (model, objective) in FAMILY.items():
+        try:
+            changed = settings.model_copy(update=objective)
+            ready[name], _ = warmed_up(build, base.model_copy(update=model), data, changed)
+        except (RuntimeError, WorkError) as error:  # the other parts can still be timed
+            yield {"part": name, "failed": str(error).partition("\n")[0]}
     seconds = alternate(ready, rounds, device, "family")
     for name, times in seconds.items():
         values = _epoch_values(times, len(data), 0.0, scaled_to=images)
@@ -166,7 +173,7 @@ def family(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
 def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
     """The importance-sampled log-likelihood, against the decoder's multiplications for every draw."""
     data = made_up_images(max(images // (6 if device.type == "cuda" else 600), 1), device)
-    split = {"images": data, "labels": torch.zeros(len(data), dtype=torch.int64, device=device)}
+    split = Split(data, torch.zeros(len(data), dtype=torch.int64, device=device))
     models = {name: VAE(network.model, SHAPE).to(device) for name, network in NETWORKS.items()}
     runs = {key: partial(_score_quietly, model, split) for key, model in models.items()}
     for run in runs.values():
@@ -185,14 +192,14 @@ def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> 
         }
 
 
-def made_up_images(n: int, device: torch.device, shape: tuple[int, int] = SHAPE) -> Tensor:
-    """Draw at least one image of full contrast, the same ones each time; uint8 (n, height, width)."""
+def made_up_images(n: int, device: torch.device, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    """Draw at least one image with full contrast, the same ones each time; uint8 (n, channels, height, width)."""
     generator = torch.Generator().manual_seed(0)
     return ((torch.rand(max(n, 1), *shape, generator=generator) < INK).to(torch.uint8) * 255).to(device)
 
 
 def training(batch_size: int, rounds: int, precision: Any = "float32") -> Train:
-    """Adam at a constant rate, for one epoch to warm up and one a round."""
+    """Adam at a constant rate, for one warm-up epoch and one per round."""
     plain = {
         "epochs": 1 + rounds,
         "batch_size": batch_size,
@@ -227,7 +234,7 @@ def warmed_up(build: Contender, model: Model, images: Tensor, settings: Train) -
 def alternate(
     runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str
 ) -> dict[str, list[float]]:
-    """The seconds of every run in every round; each one takes its turn once a round."""
+    """The seconds of every run in every round; each contender takes one turn per round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in tqdm(range(rounds), desc=what, unit="round", leave=False, disable=None):
         for name, run in runs.items():
@@ -253,7 +260,7 @@ def peak_resident(name: str, contender: str, images: int) -> float | None:
 
 
 def _score_quietly(model: VAE, split: Split) -> None:
-    with redirect_stderr(io.StringIO()):  # its progress bar would be one line a round
+    with redirect_stderr(io.StringIO()):  # its progress bar would print one line per round
         score(model, split, IMPORTANCE_SAMPLES, seed=0)
 
 
@@ -264,7 +271,7 @@ def _resident(field: str) -> float:
 def _peaks(name: str, images: int, on_device: dict[str, float | None], device: torch.device) -> dict[str, float | None]:
     if device.type == "cuda":
         return on_device
-    # In one process the contenders would use each other's memory: each one gets a new process.
+    # A new process for each, as in a shared one the contenders would reuse each other's memory.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         tasks = [(name, contender, images) for contender in on_device]
         return dict(zip(on_device, pool.starmap(peak_resident, tasks, chunksize=1), strict=True))

@@ -15,14 +15,13 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.contenders import trainer_eager, trainer_graph
-from benchmarks.floor import matrix_precision
 from benchmarks.measurements import SHAPE, Row, made_up_images
-from benchmarks.report import table
-from vae.device import set_up
+from tools.tables import table
+from vae.data.splits import read_split
+from vae.device import matrix_precision, set_up
 from vae.errors import InputError
 from vae.model import make_model
 from vae.settings import Settings, load_settings
-from vae.storage import read_tensors
 
 TRACE = Path("benchmarks/results/trace.json")
 PREPARED = Path("data/prepared/train.safetensors")
@@ -31,7 +30,7 @@ COLUMNS = {"operation": "{name}", "self time, ms": "{ms:.2f}", "share": "{share:
 
 
 def profile_epoch(settings: Settings, images: Tensor, trace: Path) -> list[Row]:
-    """Profile one epoch over uint8 images (n, h, w), write its trace, and list operations, the most expensive first.
+    """Profile an epoch over uint8 images (n, c, h, w), write its trace, and list operations in order of cost.
 
     Times are the processor's, on CUDA the GPU's, without those of the operations called inside.
     """
@@ -63,8 +62,8 @@ def _operations(profiler: Any, on_gpu: bool) -> list[Row]:
 def _images(settings: Settings, device: torch.device) -> tuple[Tensor, str]:
     n = STEPS * settings.train.batch_size
     if PREPARED.exists():
-        return read_tensors(PREPARED)[0]["images"][:n].to(device), str(PREPARED)
-    shape = (8, 8) if settings.download.dataset == "digits" else SHAPE
+        return read_split(PREPARED)[0].images[:n].to(device), str(PREPARED)
+    shape = (1, 8, 8) if settings.download.dataset == "digits" else SHAPE
     return made_up_images(n, device, shape), f"made up, as {PREPARED} is missing"
 
 

@@ -1,29 +1,13 @@
-"""What a benchmark says of itself: its tables in Markdown, the machine, the versions."""
+"""The machine, the versions and the file name of a benchmark."""
 
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-
-
-def table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of rows, where `columns` maps a heading to a format of a row's values, `{seconds:.2f}` say.
-
-    A cell stays empty where the row has no such value, or None. Columns with a number's format stand to the right.
-    """
-    lines = [list(columns), *([_cell(form, row) for form in columns.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    sides = [">" if ":" in form else "<" for form in columns.values()]
-    rule = [f"{'':-<{width - 1}}{':' if side == '>' else '-'}" for width, side in zip(widths, sides, strict=True)]
-    lines.insert(1, rule)
-    return "\n".join(
-        f"| {' | '.join(f'{c:{s}{w}}' for c, s, w in zip(line, sides, widths, strict=True))} |" for line in lines
-    )
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -51,10 +35,3 @@ def _processor() -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
-
-
-def _cell(form: str, row: Mapping[str, Any]) -> str:
-    try:
-        return form.format_map(row)
-    except (KeyError, TypeError):  # None takes no number's format
-        return ""

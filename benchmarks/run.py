@@ -1,6 +1,6 @@
 """Time the trainer beside plain Pyro, bare PyTorch and the arithmetic: `python -m benchmarks.run`.
 
-It prints three tables in Markdown and writes every single timing, with machine and versions, as JSON.
+It prints four tables in Markdown and writes every single timing, with machine and versions, as JSON.
 """
 
 import argparse
@@ -14,20 +14,21 @@ import torch
 
 from benchmarks import measurements, report
 from benchmarks.floor import matrix_rate
+from tools.tables import table
 from vae.device import set_up
 from vae.errors import InputError
-from vae.storage import write_json
+from vae.files import write_json
 
 RESULTS = Path("benchmarks/results")
 
-_EPOCH = {"ms an epoch": "{ms_an_epoch:,.1f}", "images/s": "{images_per_second:,.0f}"}
+_EPOCH = {"ms per epoch": "{ms_an_epoch:,.1f}", "images/s": "{images_per_second:,.0f}"}
 _SHARE = {"share of the floor": "{share_of_floor:.0%}"}
 _CASE = {"network": "{network}", "batch": "{batch_size:d}", "epoch": "{contender}"}
 _RATIOS = {"speed-up over (a)": "{speed_up_over_pyro:.2f}", "time over (d)": "{time_over_bare:.2f}"}
 TABLES = {
     "networks": _CASE | _EPOCH | _RATIOS | _SHARE | {"peak MB": "{peak_mb:,.0f}"},
     "growth": {"what grows": "{axis}", "to": "{value}", "images": "{images:,}"} | _EPOCH | _SHARE,
-    "family": {"part": "{part}"} | _EPOCH | {"time over textbook": "{time_over_textbook:.2f}"},
+    "family": {"part": "{part}"} | _EPOCH | {"time over textbook": "{time_over_textbook:.2f}", "failed": "{failed}"},
     "evaluation": {
         "network": "{network}",
         "images": "{images:,}",
@@ -39,7 +40,7 @@ TABLES = {
 
 
 def run(options: argparse.Namespace, command: str) -> None:
-    """Measure, print each table as soon as it is whole, and write the results."""
+    """Measure, and print and write each table as soon as it is whole."""
     device = set_up(options.device)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     about = {"machine": report.machine(device), "versions": report.versions(device)}
@@ -55,22 +56,18 @@ def run(options: argparse.Namespace, command: str) -> None:
         "family": measurements.family(*arguments[:3]),
         "evaluation": measurements.evaluation(*arguments),
     }
-    results = {}
-    for name, rows in sections.items():
-        results[name] = list(rows)
-        print(f"\n{_note(name, results[name], options, device)}\n\n{report.table(TABLES[name], results[name])}")
-
     settings = {"device": device.type, "images": options.images, "rounds": options.rounds, "deterministic": True}
     output = options.output or RESULTS / report.file_name(device, date)
-    write_json(
-        output,
-        {"date": date, "command": command, "settings": settings, **about, "matrix_flops_per_second": rates, **results},
-    )
+    results = {"date": date, "command": command, "settings": settings, **about, "matrix_flops_per_second": rates}
+    for name, rows in sections.items():
+        results[name] = list(rows)
+        print(f"\n{_note(name, results[name], options, device)}\n\n{table(TABLES[name], results[name])}")
+        write_json(output, results)  # written now, so that a later failure loses nothing
     print(f"\nwritten: {output}")
 
 
 def _note(name: str, rows: list[measurements.Row], options: argparse.Namespace, device: torch.device) -> str:
-    medians = f"median of {options.rounds} alternating epochs after one to warm up"
+    medians = f"median of {options.rounds} alternating epochs after a warm-up epoch"
     if name == "networks":
         fewer = {row["network"]: row["images"] for row in rows if row["images"] != options.images}
         scaled = "".join(f"; {network} was timed on {n:,} images and scaled" for network, n in fewer.items())
@@ -80,7 +77,7 @@ def _note(name: str, rows: list[measurements.Row], options: argparse.Namespace, 
     if name == "growth":
         return f"How the trainer's epoch grows from 784-400-50 at batch 256, float32, {medians}."
     if name == "family":
-        timed = f"timed on {rows[0]['images']:,} images and scaled"
+        timed = f"timed on {rows[-1]['images']:,} images and scaled"
         return f"The trainer's epoch for each part of the model family, at batch 256, {medians}; {timed}."
     return f"Importance-sampled log-likelihood, median of {options.rounds} runs; its floor is the decoder's arithmetic."
 

@@ -1,18 +1,74 @@
 """The pipeline's stages: each a thin script that DVC runs as `python -m stages.NAME` from the root."""
 
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
-from vae.errors import InputError, Interrupted, WorkError
-from vae.settings import Settings, load_settings
+from vae.errors import (
+    DamagedFile,
+    InputError,
+    Interrupted,
+    MissingFile,
+    SettingError,
+    UnfitFile,
+    WorkError,
+    memory_reason,
+)
+
+if TYPE_CHECKING:
+    from vae.settings import Settings
+
+LOCK = Path("data/.checkpoints/stage.lock")
+PATIENCE = 10  # seconds that a stage waits for another one in the same folder
+GRACE = 10  # seconds for a stage that was asked to stop to save its state
+SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish")
+
+# Read when libraries are first imported. Waiting threads spin only briefly, which is as fast as OpenMP's longer default
+# on idle cores and leaves more time to others on shared ones.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
+
+_PARENT = os.getppid()  # read now, as the parent may be gone once everything is imported
 
 
-def run(stage: Callable[[Settings], None]) -> None:
-    """Run a stage on the settings in params.yaml; what goes wrong becomes a message and an exit status."""
+def _end_at_once(number: int, _: FrameType | None) -> NoReturn:
+    if number == signal.SIGINT:
+        with suppress(OSError):
+            os.write(2, b"error: interrupted\n")
+    os._exit(128 + number)
+
+
+# True while `python -m stages.NAME` looks for its module; the imports that follow take seconds, with nothing to save.
+if sys.argv[:1] == ["-m"]:
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(_number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(_number, _end_at_once)
+
+
+def run(stage: Callable[["Settings"], None]) -> None:
+    """Run a stage on the settings in params.yaml; errors become a message and an exit status."""
+    from vae.settings import load_settings
+
     try:
         if len(sys.argv) > 1:
             raise InputError(f"{sys.argv[1]}: a stage takes no arguments; its settings are in params.yaml")
-        stage(load_settings())
+        settings = load_settings()
+        with _signals_as_exceptions(), _alone(), _watched():
+            stage(settings)
+    except MissingFile as error:
+        _fail(2, f"{error}; run `dvc repro` to create it")
+    except DamagedFile as error:
+        _fail(2, f"{error}; delete it and run `dvc repro`")
+    except UnfitFile as error:
+        _fail(2, f"{error}; run `dvc repro` to recreate it")
+    except SettingError as error:
+        _fail(2, f"params.yaml: {error}")
     except InputError as error:
         _fail(2, str(error))
     except WorkError as error:
@@ -22,15 +78,96 @@ def run(stage: Callable[[Settings], None]) -> None:
     except OSError as error:
         _fail(1, f"{error.filename or 'input or output'}: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
-        # torch's error has RuntimeError above it; stages that do without torch must not import it for this.
-        if "OutOfMemory" not in type(error).__name__ and not isinstance(error, MemoryError):
+        reason = memory_reason(error)
+        if reason is None:
             raise
-        reason = (str(error).splitlines() or ["no more to be had"])[0]
-        _fail(1, f"memory: {reason}; lower train.batch_size, or set train.device to cpu")
+        _fail(1, f"memory: {reason}; lower train.batch_size or train.particles, or choose another train.device")
     except KeyboardInterrupt:
         _fail(130, "interrupted")
 
 
-def _fail(status: int, message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(status: int, message: str) -> NoReturn:
+    with suppress(BrokenPipeError):
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Interrupted(number, f"stopped by {signal.Signals(number).name}")
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into exceptions, so that temporary files are removed."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, _interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the folder's lock: if DVC is killed its stage keeps running, and no other stage may start beside it."""
+    from filelock import FileLock, Timeout
+
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(LOCK).acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise WorkError(f"{LOCK}: another stage is running in this folder; wait for it or stop it") from error
+    with held:
+        yield
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """End this stage within seconds once the DVC process that started it or its working folder is gone."""
+    parents = _parents() if os.getppid() == _PARENT else (_PARENT,)
+    ended = threading.Event()
+    threading.Thread(target=_watch, args=(parents, ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _watch(parents: tuple[int, ...], ended: threading.Event) -> None:
+    while not ended.wait(1):
+        if gone := _what_is_gone(parents):
+            with suppress(OSError):
+                print(f"error: {gone}; stopping", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            if not ended.wait(GRACE):
+                os._exit(128 + signal.SIGTERM)
+            return
+
+
+def _what_is_gone(parents: tuple[int, ...]) -> str | None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "the folder it works in is gone"
+    except OSError:
+        pass  # from an unresponsive file system
+    # A stage that was started by hand may outlive its shell, as with nohup.
+    if "DVC_STAGE" in os.environ and _parents() != parents:
+        return "the DVC process that started it is gone"
+    return None
+
+
+def _parents() -> tuple[int, ...]:
+    """The process that started this one and, if that is a shell, the one that started the shell."""
+    import psutil
+
+    with suppress(psutil.Error):
+        parent = psutil.Process(os.getppid())
+        if parent.name() in SHELLS:
+            return (parent.pid, parent.ppid())
+    return (os.getppid(),)

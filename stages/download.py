@@ -3,15 +3,23 @@
 from pathlib import Path
 
 from stages import run
-from vae.datasets import fetch
+from vae.data.mirrors import fetch
+from vae.errors import WorkError
 from vae.settings import Settings
 
 RAW = Path("data/raw")
+ADVICE = (
+    "set MNIST_MIRROR to a URL or a folder that holds the data set's four files (*-ubyte.gz), "
+    "or run `make demo`, which needs no download"
+)
 
 
 def download(settings: Settings) -> None:
     """Fetch the data set, and remove the files that another one left behind."""
-    files = fetch(settings.download.dataset, settings.download.mirrors, RAW)
+    try:
+        files = fetch(settings.download.dataset, settings.download.mirrors, RAW)
+    except WorkError as error:
+        raise WorkError(f"{error}\n{ADVICE}") from error
     for path in RAW.iterdir():
         if path.name not in files and not path.is_dir():
             path.unlink()

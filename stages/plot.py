@@ -1,47 +1,31 @@
-"""Draw the pictures: what the model makes of test images and of its latent space, and how good it is."""
+"""Draw the pictures of a run: one PNG file in plots/images for each entry of vae/pictures that applies to it."""
+
+import json
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from stages import run
-from vae import pictures
+from vae.data.splits import read_split
+from vae.files import read_arrays, readable, replacing
 from vae.model import load
-from vae.pictures import Results
+from vae.pictures import PICTURES
+from vae.pictures.results import Results
 from vae.settings import Settings
-from vae.storage import read_arrays, read_tensors, readable, replacing
 
 
 def plot(settings: Settings) -> None:
-    """Draw what the stages before left as PNG files in plots/images."""
-    for name, figure in _draw(_read(settings)).items():
+    """Draw the results of the earlier stages; nothing is written until every picture is drawn."""
+    results = _read(settings)
+    figures = {picture.name: picture.draw(results) for picture in PICTURES if picture.applies(results)}
+    for name, figure in figures.items():
         with replacing(f"plots/images/{name}.png") as file:
             figure.savefig(file, format="png", dpi=settings.plot.dpi, metadata={"Software": None})
 
 
-def _draw(results: Results) -> dict[str, Figure]:
-    return {
-        "reconstructions": pictures.reconstructions(results),
-        "reconstructions_extremes": pictures.reconstructions_extremes(results),
-        "reconstructions_by_epoch": pictures.reconstructions_by_epoch(results),
-        "uncertainty": pictures.uncertainty(results),
-        "samples": pictures.samples(results),
-        **({"samples_by_class": pictures.samples_by_class(results)} if results.model.classes else {}),
-        "samples_neighbours": pictures.samples_neighbours(results),
-        "interpolations": pictures.interpolations(results),
-        "traversals": pictures.traversals(results),
-        **({"manifold": pictures.manifold(results)} if results.model.latent_dim == 2 else {}),
-        "embedding": pictures.embedding(results),
-        "embedding_by_class": pictures.embedding_by_class(results),
-        "embedding_thumbnails": pictures.embedding_thumbnails(results),
-        "kl_per_dimension": pictures.kl_per_dimension(results),
-        "elbo": pictures.elbo(results),
-        "error_by_class": pictures.error_by_class(results),
-        "confusion": pictures.confusion(results),
-    }
-
-
 def _read(settings: Settings) -> Results:
-    test, prepared = read_tensors("data/prepared/test.safetensors")
+    test, prepared = read_split("data/prepared/test.safetensors")
+    with readable("metrics/evaluate.json") as file:
+        active_units = json.load(file)["active_units"]
     return Results(
         model=load("data/model.safetensors"),
         test=test,
@@ -49,12 +33,12 @@ def _read(settings: Settings) -> Results:
         snapshots=read_arrays("data/snapshots.npz"),
         latents=read_arrays("data/latents.npz"),
         samples=read_arrays("data/samples.npz"),
-        # Without a validation split its columns are there, but empty.
+        # Without a validation split its columns exist but are empty.
         history=_read_frame("plots/history.csv").dropna(axis="columns", how="all"),
         points=_read_frame("plots/embedding.csv").astype({"label": str}),
         method=settings.embed.method,
-        draws=settings.plot.samples,
-        seed=settings.plot.seed,
+        active_units=active_units,
+        settings=settings.plot,
     )
 
 

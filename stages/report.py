@@ -1,4 +1,4 @@
-"""Put the run on one page that can be mailed: metrics, pictures, settings and provenance -> plots/report.html."""
+"""Put the run's metrics, pictures, settings and provenance on one self-contained page -> plots/report.html."""
 
 import json
 from pathlib import Path
@@ -7,58 +7,59 @@ from typing import Any
 import pandas as pd
 
 from stages import run
-from vae.device import set_up
-from vae.errors import InputError
-from vae.figures.captions import DATASETS, describe
+from vae.errors import UnfitFile
+from vae.files import read_tensors, readable, replacing
+from vae.pictures.captions import DATASETS, describe
 from vae.report import provenance
 from vae.report.page import png_size, render
 from vae.settings import Settings
-from vae.storage import read_tensors, readable, replacing
 
 METRICS = ("metrics/train.json", "metrics/classify.json", "metrics/evaluate.json", "metrics/sample.json")
 MODEL, PREPARED, PICTURES = Path("data/model.safetensors"), Path("data/prepared"), Path("plots/images")
-CODE = ("stages", "vae")
 
 
 def report(settings: Settings) -> None:
-    """Gather what the stages before left, and say where it comes from."""
-    device = set_up(settings.train.device)
-    _, metadata = read_tensors(MODEL)
-    shown = _settings(settings)
+    """Gather the results of the earlier stages and their provenance."""
+    metadata = _read_metadata()
+    shown = _settings(settings, metadata)
     page = render(
         title=f"A variational autoencoder on {DATASETS[metadata['dataset']]}",
-        caption=describe(metadata),
+        caption=describe(metadata, metadata["model"]["likelihood"]),
         metrics={key: value for path in METRICS for key, value in _read_json(path).items()},
         by_class=_read_rows("plots/error_by_class.csv"),
         pictures=_read_pictures(),
         settings=shown,
         provenance={
             "Files (SHA-256)": {path.as_posix(): _checksum(path) for path in [*_splits(), MODEL]},
-            "Digests (SHA-256)": {
-                "code in stages/ and vae/": provenance.code_digest(CODE),
-                "settings": provenance.settings_digest(shown),
-            },
+            "Training": metadata["provenance"],
+            "Digests (SHA-256)": {"settings": provenance.settings_digest(shown)},
             "Versions": provenance.versions(),
-            "Machine": {"device": provenance.machine(device)},
         },
     )
     with replacing("plots/report.html") as file:
         file.write(page.encode())
 
 
-def _settings(settings: Settings) -> dict[str, dict[str, Any]]:
-    sections = {
-        "download": settings.download,
-        "prepare": settings.prepare,
-        "model": settings.model,
-        "train": settings.train,
-        "classify": settings.classify,
-        "evaluate": settings.evaluate,
-        "sample": settings.sample,
-        "embed": settings.embed,
-        "plot": settings.plot,
+def _read_metadata() -> dict[str, Any]:
+    _, metadata = read_tensors(MODEL)
+    if "provenance" not in metadata:
+        raise UnfitFile(MODEL, "written by an older version of this code")
+    return metadata
+
+
+def _settings(settings: Settings, metadata: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings by section; those of the model and its training come from the model's file."""
+    return {
+        "download": settings.download.model_dump(),
+        "prepare": settings.prepare.model_dump(),
+        "model": metadata["model"],
+        "train": metadata["train"],
+        "classify": settings.classify.model_dump(),
+        "evaluate": settings.evaluate.model_dump(),
+        "sample": settings.sample.model_dump(),
+        "embed": settings.embed.model_dump(),
+        "plot": settings.plot.model_dump(),
     }
-    return {name: section.model_dump() for name, section in sections.items()}
 
 
 def _splits() -> list[Path]:
@@ -67,7 +68,7 @@ def _splits() -> list[Path]:
 
 
 def _checksum(path: Path) -> str:
-    read_tensors(path)  # which refuses a file that is missing or damaged
+    read_tensors(path)  # raises if the file is missing or damaged
     return provenance.checksum(path)
 
 
@@ -78,7 +79,7 @@ def _read_pictures() -> dict[str, bytes]:
             pictures[path.stem] = file.read()
             png_size(pictures[path.stem])
     if not pictures:
-        raise InputError(f"{PICTURES}: no pictures; run `dvc repro`, which makes them")
+        raise UnfitFile(PICTURES, "no pictures")
     return pictures
 
 

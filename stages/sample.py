@@ -1,37 +1,42 @@
-"""Compare draws from the model with real images: -> metrics/sample.json, data/samples.npz."""
+"""Compare samples from the model with real images: -> metrics/sample.json, data/samples.npz."""
 
 import torch
 
 from stages import run
-from vae import classifier as judging
+from vae.data.images import binarize
+from vae.data.splits import read_split
 from vae.device import set_up
-from vae.evaluation.samples import confidence, distance_ratio, draw, metrics, nearest
+from vae.evaluation import classifier as judging
+from vae.evaluation.samples import confidence, distance_ratio, generate, metrics, nearest
+from vae.files import write_arrays, write_json
 from vae.model import load
-from vae.preparation import binarize
+from vae.seeds import derive
 from vae.settings import Settings
-from vae.storage import read_tensors, write_arrays, write_json
 
 SHOWN = 100  # samples that are kept, with their nearest training images
-COMPARED = 2_000  # images of each kind that are compared with every training image: enough for a median
+COMPARED = 2_000  # images of each kind compared with every training image: enough for a median
 
 
 def sample(settings: Settings) -> None:
-    """Judge as many samples as test images, and as the floor under all measures as many training images."""
+    """Evaluate as many samples as test images, and as many training images for reference."""
     device = set_up(settings.train.device)
     model = load("data/model.safetensors", str(device))
     classifier = judging.load("data/classifier.safetensors", str(device))
-    training, prepared = read_tensors("data/prepared/train.safetensors")
-    test, _ = read_tensors("data/prepared/test.safetensors")
+    training, prepared = read_split("data/prepared/train.safetensors")
+    test, _ = read_split("data/prepared/test.safetensors")
 
-    generator = torch.Generator().manual_seed(settings.sample.seed)
-    known = training["images"]
+    def generator(purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(settings.sample.seed, purpose))
+
+    known = training.images
     if prepared["binarization"] == "dynamic":
-        known = binarize(known, "dynamic", generator)  # which training does for each mini-batch
-    n = min(settings.sample.images, len(known), len(test["images"]))
-    sets = [images[torch.randperm(len(images), generator=generator)[:n]] for images in (test["images"], known)]
-    drawn = draw(model, n, settings.sample.seed)
-    real, floor = (images.to(device) for images in sets)
-    judged = [judging.judge(classifier, images) for images in (drawn, real, floor)]
+        known = binarize(known, "dynamic", generator("sample.training"))  # as training does for each mini-batch
+    n = min(settings.sample.images, len(known), len(test))
+    chosen = generator("sample.choice")
+    sets = [images[torch.randperm(len(images), generator=chosen)[:n]] for images in (test.images, known)]
+    drawn = generate(model, n, settings.sample.seed)
+    real, trained_on = (images.to(device) for images in sets)
+    judged = [judging.judge(classifier, images) for images in (drawn, real, trained_on)]
     scores = metrics(*judged, settings.sample.neighbours)
 
     known = known.to(device)

@@ -1,76 +1,88 @@
 """Train the model on data/prepared; write it, snapshots of its reconstructions, the ELBO's history and metrics."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
-from filelock import FileLock, Timeout
 
 from stages import run
-from vae import checkpoint
+from vae.data.splits import read_split
 from vae.device import set_up
-from vae.errors import WorkError
+from vae.files import write_arrays, write_csv, write_json
+from vae.identity import code_identity, machine, versions
 from vae.model import VAE, make_model, save
-from vae.settings import Settings, mark_relaxed
-from vae.storage import read_tensors, write_arrays, write_csv, write_json
-from vae.training import Data, Progress, initialize, train
+from vae.model.distributions.likelihoods import mark_relaxed
+from vae.settings import Settings
+from vae.training import checkpoints
+from vae.training.data import Data
+from vae.training.initialization import initialize
+from vae.training.loop import train
+from vae.training.progress import Progress
 
 TERMS = ("elbo", "reconstruction_nll", "kl")
-HISTORY = ("epoch", *(f"{split}_{term}" for split in ("train", "validation") for term in TERMS), "learning_rate")
+HISTORY = (
+    "epoch",
+    *(f"{split}_{term}" for split in ("train", "validation") for term in TERMS),
+    "validation_bound",
+    "learning_rate",
+)
 PREPARED, SCRATCH = Path("data/prepared"), Path("data/.checkpoints")
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("stages/train.py", "vae/data/images.py", "vae/data/splits.py", "vae/model", "vae/training")  # as in dvc.yaml
 
 
 def train_stage(settings: Settings) -> None:
-    """Train under a lock: a DVC that was killed leaves its stage running, and the next one must not join it."""
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(SCRATCH / "lock", timeout=0):
-            _train(settings)
-    except Timeout as error:
-        raise WorkError(f"{SCRATCH}/lock: another training runs in this folder; wait for it or end it") from error
-
-
-def _train(settings: Settings) -> None:
+    """Train, resuming from the checkpoint of an interrupted run if there is one, and write the results."""
     device = set_up(settings.train.device)
     data, indices, metadata = _read_data()
     pyro.set_rng_seed(settings.train.seed)
-    images = data.train["images"]
+    images = data.train.images
     model = make_model(settings.model, tuple(images.shape[1:]), len(metadata["classes"]))
     initialize(model, images)
-    folder = SCRATCH / _identity(settings, data, device)
-    for other in checkpoint.others(folder):
-        print(f"{other}: set aside, it belongs to other settings, data or code; delete it if it is of no more use")
+    identity = _identity(settings, data, metadata, device)
+    folder = checkpoints.claim(SCRATCH, identity)
+    for other, reason in checkpoints.others(folder).items():
+        print(f"{other}: not used, {reason}; delete it if you no longer need it")
     progress = train(model.to(device), data, settings.train, folder)
-    _write(model, progress, indices, settings, metadata)
+    known = metadata | {"provenance": _provenance(identity)}
+    _write(model, progress, indices, settings, known)
     if not settings.train.keep_checkpoint:
-        checkpoint.remove(folder)
+        checkpoints.remove(folder)
 
 
 def _read_data() -> tuple[Data, np.ndarray, dict[str, Any]]:
-    split, metadata = read_tensors(PREPARED / "train.safetensors")
-    test, _ = read_tensors(PREPARED / "test.safetensors")
+    split, metadata = read_split(PREPARED / "train.safetensors")
+    test, _ = read_split(PREPARED / "test.safetensors")
     validation = None
     if (PREPARED / "validation.safetensors").exists():
-        validation, _ = read_tensors(PREPARED / "validation.safetensors")
-    # One test image a class, to show how reconstructions improve; nothing is learned from them.
-    _, first = np.unique(test["labels"].numpy(), return_index=True)
-    showcase = {name: test[name][first] for name in ("images", "labels")}
-    data = Data(split, validation, showcase, metadata["binarization"] == "dynamic")
-    return data, first, metadata
+        validation, _ = read_split(PREPARED / "validation.safetensors")
+    # One test image per class, to show how reconstructions improve; nothing is learned from them.
+    _, first = np.unique(test.labels.numpy(), return_index=True)
+    return Data(split, validation, test[first], metadata["binarization"] == "dynamic"), first, metadata
 
 
-def _identity(settings: Settings, data: Data, device: torch.device) -> str:
-    """Name everything that the training's bytes depend on; only a constant rate does not depend on `epochs`."""
-    ignored = {"checkpoint_every", "keep_checkpoint"} | ({"epochs"} if settings.train.schedule == "constant" else set())
-    modules = sorted(name for name in sys.modules if name.split(".")[0] in ("vae", "stages"))
-    code = [Path(path).read_bytes() for name in modules if (path := sys.modules[name].__file__)]
-    images = [split[name] for split in data.splits if split for name in ("images", "labels")]
-    versions = [torch.__version__, pyro.__version__, str(device), torch.get_num_threads()]
-    train_settings = settings.train.model_dump(exclude=ignored)
-    return checkpoint.digest(settings.model.model_dump(), train_settings, versions, *images, *code)
+def _identity(settings: Settings, data: Data, metadata: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Everything that the trained model depends on, part by part."""
+    # Only a constant learning rate does not depend on the number of epochs.
+    ignored = settings.train.WITHOUT_EFFECT | ({"epochs"} if settings.train.schedule == "constant" else set())
+    sections = {"model": settings.model.model_dump(), "train": settings.train.model_dump(exclude=ignored)}
+    splits = dict(zip(("train", "validation", "showcase"), data.splits, strict=True))
+    images = {name: checkpoints.digest(split.images, split.labels) for name, split in splits.items() if split}
+    return {
+        "settings": {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()},
+        "data": metadata | images,
+        "code": {path: code_identity(ROOT / path) for path in CODE},
+        "versions": versions(("torch", "pyro-ppl")),
+        "device": machine(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _provenance(identity: dict[str, Any]) -> dict[str, str]:
+    """Metadata about the training for the model's file, independent of the machine."""
+    return {"code": checkpoints.digest(identity["code"]), "device": identity["device"], **identity["versions"]}
 
 
 def _write(model: VAE, progress: Progress, indices: np.ndarray, settings: Settings, metadata: dict[str, Any]) -> None:
@@ -79,7 +91,7 @@ def _write(model: VAE, progress: Progress, indices: np.ndarray, settings: Settin
     scores = mark_relaxed(scores, settings.model.likelihood)
     known = {
         **metadata,
-        "train": settings.train.model_dump(),
+        "train": settings.train.model_dump(exclude=set(settings.train.WITHOUT_EFFECT)),
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
         "latent_dim": model.latent_dim,
@@ -88,7 +100,7 @@ def _write(model: VAE, progress: Progress, indices: np.ndarray, settings: Settin
     epochs = np.array(list(progress.snapshots))
     probabilities = torch.stack(list(progress.snapshots.values())).numpy()
     write_arrays("data/snapshots.npz", {"indices": indices, "epochs": epochs, "probabilities": probabilities})
-    # Every column always, so that `dvc plots` finds those that it is told to draw.
+    # All columns in every run, so that `dvc plots` finds those it draws.
     columns = dict.fromkeys(HISTORY, "")
     write_csv("plots/history.csv", [columns | row for row in progress.history])
     write_json("metrics/train.json", {**scores, "best_epoch": progress.best_epoch})

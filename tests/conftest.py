@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from vae.data.images import Split
 from vae.device import set_up
 from vae.model import VAE
 from vae.settings import parse_settings
@@ -29,9 +30,10 @@ SMALL_MODEL = {
 SMALL_TRAINING = {"device": "cpu", "epochs": 3, "batch_size": 64, "learning_rate": 0.01, "snapshot_epochs": [1]}
 
 
-def as_split(images):
-    """A split of uint8 images (n, h, w), its labels all 0."""
-    return {"images": images, "labels": torch.zeros(len(images), dtype=torch.int64, device=images.device)}
+def as_split(images, labels=None):
+    """A split of uint8 images (n, c, h, w), its labels all 0 if there are none."""
+    zeros = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    return Split(images, zeros if labels is None else labels)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,7 @@ def clean_state():
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fills_memory = torch.utils.deterministic.fill_uninitialized_memory
-    tf32 = torch.backends.cuda.matmul.allow_tf32
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     python_state, numpy_state = random.getstate(), np.random.get_state()
     pyro.clear_param_store()
     with torch.random.fork_rng(devices=[]):
@@ -54,7 +56,7 @@ def clean_state():
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
     torch.utils.deterministic.fill_uninitialized_memory = fills_memory
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
 @pytest.fixture
@@ -97,9 +99,10 @@ def make_settings():
 def make_model(make_settings):
     """Give a function: a small VAE, its weights drawn with a seed; `spread` multiplies them for stronger effects."""
 
-    def make(image_shape=(8, 8), seed=0, spread=1.0, **keys):
+    def make(image_shape=(1, 8, 8), seed=0, spread=1.0, **keys):
         torch.manual_seed(seed)
-        model = VAE(make_settings(model=SMALL_MODEL | keys).model, image_shape, classes=10)
+        prepare = {"binarization": "dynamic" if keys.get("likelihood", "bernoulli") == "bernoulli" else "none"}
+        model = VAE(make_settings(model=SMALL_MODEL | keys, prepare=prepare).model, image_shape, classes=10)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter *= spread
@@ -110,13 +113,21 @@ def make_model(make_settings):
 
 @pytest.fixture
 def make_train(make_settings):
-    """Give a function: the `train` section for a short run on a few digits, with some keys changed."""
-    return lambda **keys: make_settings(train=SMALL_TRAINING | keys).train
+    """Give a function: the `train` section for a short run on a few digits, with some keys changed.
+
+    A learning rate may be higher than params.yaml allows, as training must notice that whatever it is.
+    """
+
+    def make(**keys):
+        rate = {"learning_rate": float(keys.pop("learning_rate", SMALL_TRAINING["learning_rate"]))}
+        return make_settings(train=SMALL_TRAINING | keys).train.model_copy(update=rate)
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def digits():
-    """The 1797 digits inside scikit-learn: uint8 (1797, 8, 8)."""
+    """The 1797 digits inside scikit-learn: uint8 (1797, 1, 8, 8)."""
     from sklearn.datasets import load_digits
 
-    return torch.from_numpy(np.rint(load_digits().images * (255 / 16)).astype(np.uint8))
+    return torch.from_numpy(np.rint(load_digits().images * (255 / 16)).astype(np.uint8)).unsqueeze(1)

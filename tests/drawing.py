@@ -11,8 +11,15 @@ CAPTION = "FashionMNIST, static binarization, 30 epochs"
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 
-def make_images(*shape):
-    return np.random.default_rng(0).random(shape)
+def make_images(*shape, channels=1):
+    """Images (*shape[:-2], channels, height, width) with values from 0 to 1."""
+    return np.random.default_rng(0).random((*shape[:-2], channels, *shape[-2:]))
+
+
+def make_inputs(count, side=8):
+    """Binary images (count, 1, side, side) and their labels."""
+    random = np.random.default_rng(0)
+    return (random.random((count, 1, side, side)) > 0.5).astype(float), np.arange(count) % 10
 
 
 def make_points(classes, count=200):
@@ -48,12 +55,14 @@ def read_ticks(axis):
 
 
 def enlarge(image, size):
-    scale = size // len(image)
-    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+    """The pixels (channels, height, width) as a canvas shows them, (size, size) or with three colors as a last axis."""
+    scale = size // image.shape[1]
+    shown = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    return shown.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def cut(canvas, row, column, size):
-    """Take the square whose centre is at `row` and `column`."""
+    """Take the square centered at `row` and `column`."""
     top, left = round(row - (size - 1) / 2), round(column - (size - 1) / 2)
     return canvas[top : top + size, left : left + size]
 

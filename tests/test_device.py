@@ -5,15 +5,16 @@ import pytest
 import torch
 
 from vae import device
-from vae.device import MOST_THREADS, set_up
+from vae.device import MOST_THREADS, matrix_precision, set_up
 from vae.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def workspace(monkeypatch):
-    """Forget how cuBLAS was set up, and put it back at the end."""
+    """Forget how cuBLAS and cuDNN were set up, and put it back at the end."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "to be put back")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    torch.backends.cudnn.allow_tf32 = True
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,27 @@ def test_new_tensors_are_not_filled():
     assert not torch.utils.deterministic.fill_uninitialized_memory
 
 
+def uses_tf32():
+    """Whether matrix products and convolutions do."""
+    return [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
+
+
+def test_float32_is_float32_in_convolutions_too():
+    assert uses_tf32()[1], "cuDNN's default"
+    set_up("cpu")
+    assert uses_tf32() == [False, False]
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_tf32_is_for_matrix_products_and_convolutions_and_ends(precision):
+    for before in (False, True):
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before, not before
+        with pytest.raises(ZeroDivisionError), matrix_precision(precision):
+            assert uses_tf32() == [precision == "tf32"] * 2
+            raise ZeroDivisionError
+        assert uses_tf32() == [before, not before]
+
+
 def test_pyro_neither_validates_nor_registers_parameters():
     set_up("cpu")
     settings = pyro.settings.get()
@@ -69,6 +91,15 @@ def test_pyro_neither_validates_nor_registers_parameters():
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (3, 3), (64, MOST_THREADS)])
 def test_threads_follow_the_cores_that_may_be_used(monkeypatch, cores, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    set_up("cpu")
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("2", 2), ("64", 3), ("", 3), ("0", 3), ("many", 3)])
+def test_omp_num_threads_is_an_upper_limit(monkeypatch, asked, threads):
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
     set_up("cpu")
     assert torch.get_num_threads() == threads

@@ -16,6 +16,8 @@ from PIL import Image
 from tests.browser import Visit, needs_chromium, visit
 from tests.checkouts import ENVIRONMENT, ROOT, call
 
+pytestmark = pytest.mark.slow
+
 PLOTS = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
 CHARTS = [entry for entry in PLOTS if isinstance(entry, dict)]
 HISTORY = ("train_elbo", "train_kl", "train_reconstruction_nll", "validation_elbo")
@@ -35,6 +37,12 @@ MARKS = """new Promise(done => {
         ? done(count()) : setTimeout(look, 50);
     look();
 })""".replace("NUMBER", str(len(CHARTS)))
+# The width of each picture, and how much of it lies beyond the window or is hidden by what it stands in.
+PICTURES = """[...document.images].map(image => {
+    const right = image.getBoundingClientRect().right;
+    const holders = [image.closest("body > div"), image.parentElement].map(box => box.getBoundingClientRect().right);
+    return [image.clientWidth, Math.max(0, right - Math.min(window.innerWidth, ...holders))];
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +55,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".gitignore").write_text((folder / ".gitignore").read_text().replace("/plots/\n", ""))
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"plots": PLOTS}))
     (folder / "plots/images").mkdir(parents=True)
-    Image.new("L", (20, 10)).save(folder / "plots/images/some.png")
     call(folder, "git", "init", "--quiet", "--initial-branch=main")
     for factor in (1, 2):
         for name, columns in TABLES.items():
             rows = [",".join(str(factor * (row + column)) for column in range(len(columns))) for row in range(1, 8)]
             (folder / f"plots/{name}.csv").write_text("\n".join([",".join(columns), *rows, ""]))
+        Image.new("L", (900, 100), 100 * factor).save(folder / "plots/images/some.png")
         call(folder, "git", "add", "--all")
         call(folder, "git", "commit", "--quiet", "--message=Figures")
     return folder
@@ -64,7 +72,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("vl_convert", reason="vl-convert-python, of the extra `plots`, is not installed")
     folder = tmp_path_factory.mktemp("script")
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "experiments.vega"], cwd=folder, env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "tools.vega"], cwd=folder, env=environment, check=True)
     return folder / ".dvc/plots/vega.js"
 
 
@@ -72,13 +80,14 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shown(project: Path, tmp_path: Path) -> Callable[..., Visit]:
     """Give a function: run a command that writes a page of plots and open it, with a local script or without."""
 
-    def show(*command: str, local: Path | None) -> Visit:
+    def show(*command: str, local: Path | None, out: str = "dvc_plots") -> Visit:
         folder = Path(shutil.copytree(project, tmp_path / "project"))
         if local:
             os.link(local, folder / ".dvc/plots/vega.js")
-        call(folder, *command)
-        assert call(folder, "git", "status", "--short") == ""
-        return visit((folder / "dvc_plots/index.html").as_uri(), tmp_path, MARKS)
+        call(folder, *command, *([] if out == "dvc_plots" else ["--out", out]))
+        if out == "dvc_plots":
+            assert call(folder, "git", "status", "--short") == ""
+        return visit((folder / out / "index.html").as_uri(), tmp_path, MARKS, PICTURES)
 
     return show
 
@@ -90,9 +99,25 @@ def test_every_chart_is_drawn_without_network(shown: Callable[..., Visit], scrip
     assert [request for request in seen.requests if not request.startswith(("file:", "data:"))] == []
     assert seen.failures == []
     assert [complaint for complaint in seen.complaints if not complaint.startswith("warning:")] == []
-    (marks,) = seen.answers
+    marks, pictures = seen.answers
     assert len(marks) == len(CHARTS)
     assert min(marks) >= 2, "two curves, or more points and bars"
+    assert len(pictures) == (1 if command == ("show",) else 2)
+    for width, hidden in pictures:
+        assert width > 800, "they are shrunk without need"
+        assert hidden <= 0.5, "less than a pixel, which is what rounding may cost"
+
+
+@needs_chromium
+@pytest.mark.parametrize("out", ["compared", "plots/two/revisions", "."])
+def test_charts_are_drawn_wherever_the_page_is_written_in_the_project(
+    shown: Callable[..., Visit], script: Path, out: str
+) -> None:
+    seen = shown("dvc", "plots", "diff", "HEAD~1", "HEAD", local=script, out=out)
+    assert [request for request in seen.requests if not request.startswith(("file:", "data:"))] == []
+    marks, _ = seen.answers
+    assert len(marks) == len(CHARTS)
+    assert min(marks) >= 2
 
 
 @needs_chromium

@@ -2,11 +2,16 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.checkouts import call, change, contents
+from tests.checkouts import ROOT, call, change, contents
+from vae.files import read_tensors
+from vae.settings import Train
+
+pytestmark = pytest.mark.slow
 
 STAGES = ["download", "prepare", "classify", "train", "evaluate", "sample", "embed", "plot", "report"]
 PICTURES = {
@@ -32,6 +37,54 @@ def stages_run(output: str) -> list[str]:
     return re.findall(r"Running stage '(\w+)'", output)
 
 
+def rewrite(folder: Path, pattern: str, old: str, new: str) -> None:
+    """Replace a regular expression in the files that a pattern names; one of them must have it."""
+    texts = {path: path.read_text() for path in folder.glob(pattern)}
+    changed = {path: re.sub(old, new, text) for path, text in texts.items()}
+    assert changed != texts
+    for path, text in changed.items():
+        path.write_text(text)
+
+
+def add(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text((folder / name).read_text() + text)
+
+
+def edit_ground(folder: Path) -> None:
+    for path in (folder / "stages/__init__.py", *folder.glob("vae/*.py"), *folder.glob("vae/settings/*.py")):
+        path.write_text(f"{path.read_text()}# A comment.\n")
+    rewrite(folder, "vae/errors.py", "exit status 2", "exit status two")
+    rewrite(folder, "vae/settings/reading.py", "unknown key", "no such key")
+
+
+def add_plot_setting(folder: Path) -> None:
+    rewrite(folder, "vae/settings/sections.py", r'(class Plot\(Section\):\n    """.*"""\n)', r"\1\n    new: int")
+    change(folder, plot={"new": 1})
+    assert call(folder, "python", "-c", "from vae.settings import *; print(load_settings().plot.new)") == "1\n"
+
+
+def add_prior(folder: Path) -> None:
+    (folder / "vae/model/distributions/new.py").write_text("class NewPrior: ...\n")
+    add(
+        folder,
+        "vae/model/distributions/priors.py",
+        'from vae.model.distributions import new\n\nPRIORS["new"] = new.NewPrior\n',
+    )
+
+
+EDITS: dict[str, Callable[[Path], None]] = {
+    "a message or a comment in the ground, a comment in `stages/__init__.py`": edit_ground,
+    "`train.checkpoint_every`, `train.keep_checkpoint`": lambda folder: change(
+        folder, train={"checkpoint_every": 1, "keep_checkpoint": True}
+    ),
+    "a new setting in the `plot` section": add_plot_setting,
+    "a picture's title": lambda folder: rewrite(folder, "vae/pictures/*.py", 'title="', 'title="New: '),
+    "a comment in the training loop": lambda folder: add(folder, "vae/training/loop.py", "# A comment.\n"),
+    "a new prior": add_prior,
+}
+RUNS_AGAIN = dict(re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE))
+
+
 def test_repro_makes_every_output_and_commits_only_small_files(finished: Path) -> None:
     assert {path.stem for path in (finished / "plots/images").glob("*.png")} == PICTURES
     tracked = call(finished, "git", "ls-files").split()
@@ -54,10 +107,44 @@ def test_metrics_are_finite_named_as_documented_and_disjoint(finished: Path) -> 
 
 
 def test_second_repro_runs_nothing(checkout: Path) -> None:
+    for name in ("vae/model/.vae.py.swp", "vae/model/vae.py~", "vae/training/.DS_Store"):
+        (checkout / name).touch()  # what editors and desktops leave in folders that stages depend on
     output = call(checkout, "dvc", "repro")
     assert stages_run(output) == []
     assert "up to date" in output
     assert "up to date" in call(checkout, "dvc", "status")
+
+
+def test_contributing_shows_the_edits_that_are_tried_here() -> None:
+    assert list(RUNS_AGAIN) == ["edit", *EDITS]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_runs_those_stages_again_that_it_can_change(checkout: Path, edit: str) -> None:
+    EDITS[edit](checkout)
+    expected = [] if RUNS_AGAIN[edit] == "nothing" else RUNS_AGAIN[edit].split(", ")
+    assert sorted(json.loads(call(checkout, "dvc", "status", "--json"))) == sorted(expected)
+
+
+def test_a_comment_in_the_training_loop_trains_anew_and_skips_what_follows(checkout: Path) -> None:
+    before = contents(checkout, "data/model.safetensors", "plots")
+    EDITS["a comment in the training loop"](checkout)
+    assert stages_run(call(checkout, "dvc", "repro")) == ["train"]
+    assert contents(checkout, "data/model.safetensors", "plots") == before
+
+
+def test_the_report_names_the_code_and_the_settings_that_trained_the_model(checkout: Path) -> None:
+    metadata = read_tensors(checkout / "data/model.safetensors")[1]
+    assert not Train.WITHOUT_EFFECT & metadata["train"].keys()
+    # What happens to be in the folder now is another matter.
+    EDITS["a new prior"](checkout)
+    change(checkout, train={"learning_rate": 0.125, "keep_checkpoint": True})
+    call(checkout, "python", "-m", "stages.report")
+    page = (checkout / "plots/report.html").read_text()
+    assert metadata["provenance"]["code"] in page
+    assert metadata["provenance"]["device"] in page
+    assert "0.125" not in page
+    assert "keep_checkpoint" not in page
 
 
 def test_plot_setting_reruns_plot_and_its_page_alone_and_going_back_restores_the_pictures(checkout: Path) -> None:

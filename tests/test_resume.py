@@ -12,6 +12,8 @@ import pytest
 
 from tests.checkouts import ENVIRONMENT, call, change, contents
 
+pytestmark = pytest.mark.slow
+
 OUTPUTS = ("data/model.safetensors", "data/snapshots.npz", "plots/history.csv", "metrics/train.json")
 KILLS = 3
 
@@ -32,7 +34,7 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, start_new_session=True, **streams)
 
 
-def test_killed_again_and_again_and_taken_up_by_dvc_repro(long_training: Path, tmp_path: Path) -> None:
+def test_killed_again_and_again_and_resumed_by_dvc_repro(long_training: Path, tmp_path: Path) -> None:
     undisturbed = Path(shutil.copytree(long_training, tmp_path / "undisturbed"))
     call(undisturbed, "dvc", "repro", "train")
 
@@ -47,10 +49,10 @@ def test_killed_again_and_again_and_taken_up_by_dvc_repro(long_training: Path, t
         time.sleep(moments.uniform(0, 5))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        taken_up += "goes on from a checkpoint" in process.communicate()[0]
+        taken_up += "resuming from checkpoint" in process.communicate()[0]
     output = call(long_training, "dvc", "repro", "train")
 
-    assert taken_up or "goes on from a checkpoint" in output, f"no run was taken up (seed {seed})"
+    assert taken_up or "resuming from checkpoint" in output, f"no run was taken up (seed {seed})"
     assert contents(long_training, *OUTPUTS) == contents(undisturbed, *OUTPUTS), f"seed {seed}"
     assert not list((long_training / "data/.checkpoints").glob("*/")), "a finished training keeps no checkpoint"
 
@@ -66,4 +68,4 @@ def test_a_signal_saves_the_state_and_says_where(long_training: Path, tmp_path: 
     assert process.returncode == 128 + number
     assert f"stopped by {number.name} in epoch" in output
     assert "Traceback" not in output
-    assert "goes on from a checkpoint" in call(long_training, "dvc", "repro", "train")
+    assert "resuming from checkpoint" in call(long_training, "dvc", "repro", "train")

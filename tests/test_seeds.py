@@ -1,115 +1,93 @@
-"""Several seeds in DVC's queue, and their metrics' mean and spread."""
-
-import argparse
+import importlib
 import json
-import statistics
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
-from experiments.seeds import count, summary
-from tests.checkouts import ENVIRONMENT, ROOT, call
+from vae.data.images import binarize
+from vae.seeds import derive
 
-STAGE = """
-import json, pathlib, yaml
-settings = yaml.safe_load(open("params.yaml"))["train"]
-assert settings["seed"] != settings["unlucky"]
-json.dump({"score": settings["seed"] * settings["scale"], "same": 2.5}, open("metrics/train.json", "w"))
-"""
-PIPELINE = {
-    "stages": {
-        "train": {
-            "cmd": "mkdir -p metrics && python stage.py",
-            "deps": ["stage.py"],
-            "params": ["train"],
-            "metrics": [{"metrics/train.json": {"cache": False}}],
-        }
-    }
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("download", "prepare", "classify", "train", "evaluate", "sample", "embed", "plot")
+SMALL = {
+    "download": {"dataset": "digits"},
+    "prepare": {"validation_size": 200},
+    "model": {"latent_dim": 2, "encoder_widths": [4], "decoder_widths": [4], "condition": "label"},
+    "train": {"device": "cpu", "epochs": 1, "snapshot_epochs": [1], "objective": "iwae", "particles": 2},
+    "classify": {"epochs": 1},
+    "evaluate": {"importance_samples": 1, "training_images": 100},
+    "sample": {"images": 50},
+    "embed": {"images": 10},
+    "plot": {"dpi": 50, "samples": 4},
 }
+
+PURPOSES = {
+    *("prepare.test", "prepare.validation", "classify", "train.validation", "train.validation_bound"),
+    *("evaluate.training", "evaluate.likelihood", "evaluate.training_elbo", "evaluate.kl_per_dimension"),
+    *("evaluate.prior_mmd", "evaluate.clusters", "sample.training", "sample.choice", "sample.latents", "sample.pixels"),
+    *("embed", "plot.samples", "plot.samples_by_class", "plot.uncertainty"),
+}  # and prepare.training under static binarization
+
+
+def test_a_seed_depends_on_the_settings_seed_and_the_purpose_alone():
+    assert derive(0, "prepare.test") == derive(0, "prepare.test")
+    assert len({derive(seed, purpose) for seed in range(100) for purpose in ("prepare.test", "sample.pixels")}) == 200
+    # Pinned, as another Python or numpy must draw the same pixels: SeedSequence([0, crc32(b"prepare.test")]).
+    assert derive(0, "prepare.test") == 841048804
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_a_seed_is_one_that_every_library_takes(seed):
+    found = derive(seed, "embed")
+    assert isinstance(found, int) and 0 <= found < 2**32
+
+
+def test_the_thresholds_of_two_purposes_are_uncorrelated():
+    purposes = ("prepare.test", "prepare.training", "prepare.validation", "sample.training", "evaluate.training")
+    gray = torch.full((50, 1, 28, 28), 128, dtype=torch.uint8)
+    drawn = [binarize(gray, "dynamic", torch.Generator().manual_seed(derive(0, purpose))) for purpose in purposes]
+    noise = torch.Generator().manual_seed(derive(0, "sample.pixels"))
+    drawn.append(torch.bernoulli(gray / 255, generator=noise))
+    correlations = np.corrcoef([images.flatten().double().numpy() for images in drawn])
+    # Five standard errors of a correlation of independent pixels; one seed for two of them gives 1.
+    assert (np.abs(correlations - np.eye(len(drawn))) < 5 / gray.numel() ** 0.5).all()
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A pipeline of one stage that is done in an instant, its result committed."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "stage.py").write_text(STAGE)
-    (folder / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
-    (folder / "params.yaml").write_text(yaml.safe_dump({"train": {"seed": 9, "scale": 10, "unlucky": -1}}))
-    call(folder, "git", "init", "--quiet", "--initial-branch=main")
-    call(folder, "dvc", "init", "--quiet")
-    call(folder, "dvc", "repro", "--quiet")
-    call(folder, "git", "add", "--all")
-    call(folder, "git", "commit", "--quiet", "--message=Results")
-    return folder
+def derived(tmp_path, monkeypatch):
+    """Run the stages in this process on small settings, every section's seed being 0: stages and seeds by purpose."""
+    monkeypatch.chdir(tmp_path)
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, keys in SMALL.items():
+        settings[section] |= keys
+    Path("params.yaml").write_text(json.dumps(settings))
+    found = {}
+
+    def recording(seed, purpose):
+        found.setdefault(purpose, set()).add((stage, derive(seed, purpose)))
+        return derive(seed, purpose)
+
+    for stage in STAGES:
+        importlib.import_module(f"stages.{stage}")
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("vae", "stages") and hasattr(module, "derive"):
+            monkeypatch.setattr(module, "derive", recording)
+    for stage in STAGES:
+        monkeypatch.setattr(sys, "argv", [f"stages/{stage}.py"])
+        monkeypatch.delitem(sys.modules, f"stages.{stage}")
+        runpy.run_module(f"stages.{stage}", run_name="__main__")
+    return found
 
 
-def seeds(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.seeds", *arguments]
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def cells(table: str) -> dict[str, list[str]]:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    return {name: values for name, *values in rows[2:]}
-
-
-def test_a_summary_has_the_mean_and_the_samples_deviation_of_what_each_run_has() -> None:
-    rows = {row["metric"]: row for row in summary([{"a": 1.0, "b": 5.0}, {"a": 2.0}, {"a": 6.0}])}
-    # By hand: mean 9 / 3, squared deviations 4 + 1 + 9 over 3 - 1.
-    assert rows["a"] == {"metric": "a", "mean": 3.0, "deviation": pytest.approx(7**0.5, rel=1e-12), "n": 3}
-    assert rows["b"] == {"metric": "b", "mean": 5.0, "deviation": None, "n": 1}
-    assert summary([]) == []
-
-
-def test_seeds_that_fail_are_named_and_do_not_count(project: Path) -> None:
-    done = seeds(project, "3", "-S", "train.scale=100", "-S", "train.unlucky=1")
-    assert done.returncode == 1
-    # Of seeds 0 and 2, without the 90 of the commit that seed 1 started from and failed.
-    assert cells(done.stdout) == {
-        "score": ["100.0000", f"{statistics.stdev([0, 200]):.4f}", "2"],
-        "same": ["2.5000", "0.0000", "2"],
-    }
-    assert "error: failed seeds: 1 (" in done.stderr
-    assert call(project, "git", "status", "--short") == ""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        (
-            ["2", "-S", "train.scale=1,2"],
-            2,
-            "error: train.scale=1,2: 4 experiments for 2 seeds; give each key one value",
-        ),
-        (["2", "-S", "train.nothing"], 1, "exit status 255"),
-    ],
-)
-def test_what_cannot_be_queued_is_refused(project: Path, arguments: list[str], status: int, message: str) -> None:
-    done = seeds(project, *arguments)
-    assert done.returncode == status
-    assert message in done.stderr
-    assert done.stdout == ""
-    assert json.loads(call(project, "dvc", "exp", "show", "--json"))[1]["experiments"] is None
-
-
-@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
-def test_a_number_of_seeds_that_is_none_is_refused(number: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=f"got '{number}', allowed: a whole number at least 1"):
-        count(number)
-
-
-def test_two_seeds_of_the_pipeline_differ_and_are_summed_up(checkout: Path) -> None:
-    done = seeds(checkout, "2")
-    assert done.returncode == 0, done.stderr
-    table = cells(done.stdout)
-    committed = {}
-    for path in (checkout / "metrics").glob("*.json"):
-        committed |= json.loads(path.read_text())
-    assert set(table) == set(committed)
-    assert {runs for _, _, runs in table.values()} == {"2"}
-    assert float(table["test_elbo"][1]) > 0
+@pytest.mark.slow
+def test_no_two_purposes_of_the_pipeline_share_a_seed(derived):
+    assert set(derived) == PURPOSES
+    uses = [use for purpose in derived for use in derived[purpose]]
+    assert all(purpose.partition(".")[0] == stage for purpose in derived for stage, _ in derived[purpose])
+    # Training's own stream is that of the setting itself, 0.
+    assert len({seed for _, seed in uses} | {0}) == len(uses) + 1

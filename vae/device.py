@@ -1,34 +1,70 @@
-"""The device that computes, set up so that the same settings give the same bytes."""
+"""The compute device, set up so that the same settings give the same bytes."""
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyro
 import torch
 
-from vae.errors import InputError
+from vae.errors import SettingError
 from vae.settings import Device
 
-# Matrices of this project's size are shared out in vain among more threads than this.
+# More threads do not help at this project's matrix sizes.
 MOST_THREADS = 16
+
+_SWITCHES = (torch.backends.cuda.matmul, torch.backends.cudnn)
+
+
+@contextmanager
+def matrix_precision(precision: str) -> Iterator[None]:
+    """Let float32 matrix products and convolutions on CUDA use TF32 if `precision` is `tf32`, and only then."""
+    before = _switch_tf32([precision == "tf32"] * len(_SWITCHES))
+    try:
+        yield
+    finally:
+        _switch_tf32(before)
+
+
+def _switch_tf32(allowed: list[bool]) -> list[bool]:
+    """Set the switches, and return how they were set before."""
+    with warnings.catch_warnings():
+        # torch 2.9 warns of this name; after the newer one, `fp32_precision`, torch.export fails.
+        warnings.filterwarnings("ignore", "Please use the new API settings")
+        before = [switch.allow_tf32 for switch in _SWITCHES]
+        for switch, value in zip(_SWITCHES, allowed, strict=True):
+            switch.allow_tf32 = value
+    return before
 
 
 def set_up(name: Device) -> torch.device:
     """Choose the device and make torch deterministic and Pyro lean; call it before the first CUDA operation.
 
     Raises:
-        InputError: cuda was asked for and there is none.
+        SettingError: cuda was asked for and torch finds none.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # Only of use to code that reads memory it never wrote; it costs a pass over every new tensor.
+    # Only helps code that reads memory it never wrote, and costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.set_num_threads(min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, MOST_THREADS))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(min(cores, int(asked) if asked.isdecimal() and int(asked) else MOST_THREADS, MOST_THREADS))
+    # cuDNN's convolutions use TF32 unless told otherwise; matrix products do not.
+    _switch_tf32([False] * len(_SWITCHES))
     pyro.enable_validation(False)
     pyro.settings.set(module_local_params=True)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "params.yaml: train.device: got 'cuda', but torch finds no CUDA device; allowed here: auto, cpu"
-        )
+        raise SettingError("train.device", "got 'cuda', but torch finds no CUDA device; allowed here: auto, cpu")
     return torch.device(name)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw with this seed on the CPU and on `device`, and leave the caller's random state untouched."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

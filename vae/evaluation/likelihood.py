@@ -1,4 +1,4 @@
-"""How probable a model finds images: ELBO, importance-sampled log-likelihood, and whether to trust its weights."""
+"""The likelihood of images under a model: ELBO, importance-sampled log-likelihood and effective sample size."""
 
 import math
 from typing import NamedTuple
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vae.data.images import Split, pixels
 from vae.model import VAE
-from vae.objectives import weight_and_elbo_terms
-from vae.preparation import Split, pixels
+from vae.model.bounds import weight_and_elbo_terms
 
-# Decoded images held at once where memory allows. On a CPU a chunk should stay in its cache, on a GPU fill its units.
+# Decoded images per chunk if memory allows. On a CPU a chunk should fit in the cache, on a GPU keep it busy.
 _CHUNK_ROWS = {"cpu": 2_000, "cuda": 200_000}
 _CHUNK_DRAWS = 100
 
 
 class Scores(NamedTuple):
-    """What was measured for each of n images from K draws of z: float64 (n,) on the CPU, in nats where not said.
+    """Scores of n images from K draws of z each: float64 (n,) on the CPU, in nats unless noted.
 
     `log_likelihood` is log p(x) by importance sampling and `half_log_likelihood` the same from the first K // 2 draws
-    (minus infinity for K = 1); `effective_samples` says how many equally weighted draws the weights are worth, from 1
-    to K; `reconstruction_nll` and `kl` are the two terms of the ELBO.
+    (minus infinity for K = 1); `effective_samples` is the number of equally weighted draws that the weights are worth,
+    from 1 to K; `reconstruction_nll` and `kl` are the two terms of the ELBO.
     """
 
     log_likelihood: Tensor
@@ -40,24 +40,23 @@ class Scores(NamedTuple):
 
 @torch.no_grad()
 def score(model: VAE, split: Split, samples: int, seed: int) -> Scores:
-    """Measure a split's images with `samples` draws of z each, in bounded memory.
+    """Score a split's images with `samples` draws of z per image, in bounded memory.
 
-    The images are uint8 (n, height, width), the labels int64 (n,), both on the model's device. The log-likelihood is
-    the importance-weighted bound log 1/K sum_k p(x, z_k) / q(z_k | x) with K = samples (Burda et al. 2015,
-    equation 8), which reaches log p(x) from below as K grows; the ELBO's terms are means over the same draws. The
-    effective sample size is (sum_k w_k)^2 / sum_k w_k^2 (Kong 1992).
+    The split is on the model's device. The log-likelihood is the importance-weighted bound log 1/K sum_k w_k of K =
+    `samples` weights w_k = p(x, z_k) / q(z_k | x) (Burda et al. 2015, equation 8), which reaches log p(x) from below as
+    K grows; the ELBO's terms are means over the same draws. The effective sample size is (sum_k w_k)^2 / sum_k w_k^2
+    (Kong 1992).
 
-    Draws go through the decoder in chunks. Their size decides which random numbers an image gets, so that bytes repeat
-    as long as the free memory holds the device's preferred chunk, which is halved until it does.
+    Draws go through the decoder in chunks. The chunk size decides which random numbers an image gets. It is the
+    device's preferred size, halved until it fits into free memory; results repeat exactly as long as it fits at once.
     """
     pyro.set_rng_seed(seed)
-    images, labels = split["images"], split["labels"]
-    rows = _chunk_rows(model, labels)
+    rows = _chunk_rows(model, split.labels)
     draws = min(samples, rows, _CHUNK_DRAWS)
     parts = []
-    with tqdm(total=len(images), unit="image", desc=f"{samples} importance samples", disable=None) as bar:
-        for batch, classes in zip(images.split(rows // draws), labels.split(rows // draws), strict=True):
-            scores = _score_batch(model, pixels(batch, draw=False), classes, samples, draws)
+    with tqdm(total=len(split), unit="image", desc=f"{samples} importance samples", disable=None) as bar:
+        for batch in split.batches(rows // draws):
+            scores = _score_batch(model, pixels(batch.images, draw=False), batch.labels, samples, draws)
             parts.append([part.cpu() for part in scores])
             bar.update(len(batch))
     return Scores(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -66,13 +65,13 @@ def score(model: VAE, split: Split, samples: int, seed: int) -> Scores:
 def _score_batch(model: VAE, images: Tensor, labels: Tensor, samples: int, draws: int) -> Scores:
     reconstruction = torch.zeros(len(images), dtype=torch.float64, device=images.device)
     kl = torch.zeros_like(reconstruction)
-    # Logarithms of the sums so far: of the first half's weights, of the others, of all squares.
+    # Logarithms of running sums: the weights of the first half, the other weights, all squared weights.
     first, second, squares = torch.full((3, len(images)), -math.inf, dtype=torch.float64, device=images.device)
     half = samples // 2
     for start in range(0, samples, draws):
         count = min(draws, samples - start)
         weights, terms = weight_and_elbo_terms(model.model, model.guide, count, images, labels)
-        log_weights, boundary = weights.elbo.double(), max(half - start, 0)
+        log_weights, boundary = weights.log_weights.double(), max(half - start, 0)
         first = torch.logaddexp(first, log_weights[:boundary].logsumexp(dim=0))
         second = torch.logaddexp(second, log_weights[boundary:].logsumexp(dim=0))
         squares = torch.logaddexp(squares, (2 * log_weights).logsumexp(dim=0))
@@ -89,16 +88,16 @@ def _score_batch(model: VAE, images: Tensor, labels: Tensor, samples: int, draws
 
 
 def _chunk_rows(model: VAE, labels: Tensor) -> int:
-    # Half of the memory, as the estimate leaves out what a row takes in the prior and the posterior.
-    affordable = _free_memory(labels.device) // (2 * _bytes_a_row(model, labels))
+    # Half of the memory, as the estimate ignores the prior and the posterior.
+    affordable = _free_memory(labels.device) // (2 * _bytes_per_row(model, labels))
     rows = _CHUNK_ROWS[labels.device.type]
     while rows > max(affordable, 1):
         rows //= 2
     return rows
 
 
-def _bytes_a_row(model: VAE, labels: Tensor) -> int:
-    """About the most that one decoded draw takes: what each of the decoder's modules puts out, and the density."""
+def _bytes_per_row(model: VAE, labels: Tensor) -> int:
+    """An estimate of the most bytes that one decoded draw takes: all of the decoder's outputs, and the density."""
     sizes = []
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: sizes.append(output.nbytes))
@@ -109,7 +108,7 @@ def _bytes_a_row(model: VAE, labels: Tensor) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    # A likelihood's density makes a handful of tensors of the size of its input, the last output.
+    # A likelihood's density makes a handful of tensors the size of its input, the last output.
     return sum(sizes) + 4 * sizes[-1]
 
 
@@ -120,13 +119,14 @@ def _free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + held_in_reserve
 
 
-def metrics(scores: Scores, pixels_an_image: int, training_elbo: Tensor) -> dict[str, float]:
-    """Sum up a test set's scores as flat metrics: means over images in nats, with standard errors.
+def metrics(scores: Scores, dimensions: int, training_elbo: Tensor) -> dict[str, float]:
+    """Summarize a test set's scores as flat metrics: means over images in nats, with standard errors.
 
     `training_elbo` is the ELBO of training images under the same weights, (m,): `elbo_gap` is its mean minus the test
-    set's. `bits_per_dim` is the negative log-likelihood a pixel in bits, of a density where pixels are continuous.
-    `importance_ess` is the mean effective sample size in draws; `nll_gain_last_half` tells how far the negative
-    log-likelihood falls from K // 2 to K draws, and is left out for K = 1.
+    set's. `bits_per_dim` is the negative log-likelihood in bits, divided by an image's `dimensions` (channels times
+    pixels); for continuous pixels it is based on a density.
+    `importance_ess` is the mean effective sample size in draws; `nll_gain_last_half` is the decrease of the
+    negative log-likelihood from K // 2 to K draws, omitted for K = 1.
     """
     elbo, elbo_error = mean_and_error(scores.elbo)
     nll, nll_error = mean_and_error(-scores.log_likelihood)
@@ -138,7 +138,7 @@ def metrics(scores: Scores, pixels_an_image: int, training_elbo: Tensor) -> dict
         "test_nll_stderr": nll_error,
         "importance_ess": scores.effective_samples.mean().item(),
         **({"nll_gain_last_half": gain} if math.isfinite(gain) else {}),
-        "bits_per_dim": nll / (pixels_an_image * math.log(2)),
+        "bits_per_dim": nll / (dimensions * math.log(2)),
         "elbo_gap": training_elbo.mean().item() - elbo,
         "reconstruction_nll": scores.reconstruction_nll.mean().item(),
         "kl": scores.kl.mean().item(),

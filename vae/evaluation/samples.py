@@ -1,4 +1,4 @@
-"""How close draws from a model come to real images: in a classifier's features, and pixel by pixel."""
+"""How close samples from a model are to real images, in a classifier's features and in pixels."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,48 +6,49 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.classifier import Judgement
+from vae.evaluation.classifier import Judgement
 from vae.model import VAE
+from vae.seeds import derive
 
-_DRAWS = 1_000  # images decoded at once
-_CHUNK = 10_000_000  # distances held at once, 40 MB
+_BATCH = 1_000  # images decoded per batch
+_CHUNK = 10_000_000  # distances held at a time, 40 MB
 
 
 @torch.no_grad()
-def draw(model: VAE, n: int, seed: int) -> Tensor:
-    """Draw n images, uint8 (n, height, width) with 255 standing for 1, on the model's device.
+def generate(model: VAE, n: int, seed: int) -> Tensor:
+    """Draw n images, uint8 (n, channels, height, width) from 0 to 255, on the model's device.
 
-    Binary pixels are drawn from p(x | z), as those of the data were. Of grey-scale the mean is taken: the noise of a
-    likelihood with independent pixels looks like no image, and measures would see little else. A conditional model
-    draws as many images of each class.
+    Binary pixels are drawn from p(x | z), as in the data. Gray pixels are the mean of p(x | z): the noise of
+    independent pixels looks like no image and would dominate the measures. A conditional model draws the same number
+    of images for each class.
     """
     device = next(model.parameters()).device
-    # A seed for each part, as parts with one seed would be the same images, and with successive ones other runs'.
-    generator = torch.Generator().manual_seed(seed)
-    seeds = torch.randint(2**32, (len(range(0, n, _DRAWS)),), generator=generator).tolist()
-    noise = torch.Generator(device).manual_seed(seed)
+    # Each part has its own seed: a shared one would repeat images, successive ones would repeat those of other runs.
+    generator = torch.Generator().manual_seed(derive(seed, "sample.latents"))
+    seeds = torch.randint(2**32, (len(range(0, n, _BATCH)),), generator=generator).tolist()
+    noise = torch.Generator(device).manual_seed(derive(seed, "sample.pixels"))
     labels = torch.arange(n, device=device) % model.classes if model.classes else None
     parts = []
-    for start, part_seed in zip(range(0, n, _DRAWS), seeds, strict=True):
-        part = slice(start, min(start + _DRAWS, n))
+    for start, part_seed in zip(range(0, n, _BATCH), seeds, strict=True):
+        part = slice(start, min(start + _BATCH, n))
         chosen = None if labels is None else labels[part]
         means = model.draw_prior(part.stop - part.start, part_seed, chosen)[1].mean
-        if model.metadata["binarization"] != "none":
+        if model.likelihood.binary:
             means = torch.bernoulli(means, generator=noise)
         parts.append((means * 255).round().to(torch.uint8))
     return torch.cat(parts)
 
 
 def metrics(samples: Judgement, test: Judgement, training: Judgement, neighbours: int) -> dict[str, float]:
-    """Compare samples with test images, and as the floor under each measure as many training images with them."""
+    """Compare samples with test images; keys with `_real` compare training images with them, as a reference."""
     drawn, real, known = (estimate_manifold(judged.features, neighbours) for judged in (samples, test, training))
     return {
         "frechet_distance": frechet_distance(samples.features, test.features),
-        "frechet_distance_floor": frechet_distance(training.features, test.features),
+        "frechet_distance_real": frechet_distance(training.features, test.features),
         "precision": coverage(samples.features, real),
-        "precision_floor": coverage(training.features, real),
+        "precision_real": coverage(training.features, real),
         "recall": coverage(test.features, drawn),
-        "recall_floor": coverage(test.features, known),
+        "recall_real": coverage(test.features, known),
         "sample_confidence": confidence(samples.probabilities).mean().item(),
         "test_confidence": confidence(test.probabilities).mean().item(),
         "class_balance": class_balance(samples.probabilities),
@@ -55,11 +56,11 @@ def metrics(samples: Judgement, test: Judgement, training: Judgement, neighbours
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """The Frechet distance between the normals that have the means and covariances of two sets of features.
+    """The Frechet distance between normals fitted to two sets of features.
 
     The sets have shapes (n, d) and (m, d), n and m at least 2. With their means m and covariances C the distance
     is |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), in squared units of the features (Heusel et al. 2017,
-    equation 6): only distances in the same classifier's features compare.
+    equation 6): distances are comparable only within the same classifier's features.
     """
     (mean_1, covariance_1), (mean_2, covariance_2) = (_moments(features) for features in (first, second))
     values, vectors = torch.linalg.eigh(covariance_1)
@@ -76,16 +77,16 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Manifold(NamedTuple):
-    """Where images may lie: balls around features (n, d), their squared radii of shape (n,)."""
+    """A manifold estimate: balls around features (n, d), with squared radii of shape (n,)."""
 
-    centres: Tensor
+    centers: Tensor
     squared_radii: Tensor
 
 
 def estimate_manifold(features: Tensor, neighbours: int) -> Manifold:
-    """Put a ball around each of n features (n, d), up to its k-th nearest neighbour among the others.
+    """Put a ball around each of n features (n, d), up to its k-th nearest neighbor among the others.
 
-    The number k = `neighbours` is lowered where there are too few (Kynkäänniemi et al. 2019, section 3.1).
+    The number k = `neighbours` is lowered if there are too few (Kynkäänniemi et al. 2019, section 3.1).
     """
     # The nearest one is the image itself.
     count = min(neighbours + 1, len(features))
@@ -96,18 +97,18 @@ def estimate_manifold(features: Tensor, neighbours: int) -> Manifold:
 def coverage(features: Tensor, manifold: Manifold) -> float:
     """The share of features (n, d) that lie in a ball of the manifold, from 0 to 1.
 
-    Of generated images in the real ones' manifold it is the precision, of real images in the generated ones' the
-    recall (Kynkäänniemi et al. 2019, equations 1 and 2).
+    For generated images and the manifold of real ones this is precision; for the reverse it is recall
+    (Kynkäänniemi et al. 2019, equations 1 and 2).
     """
-    chunks = _squared_distances(features, manifold.centres)
+    chunks = _squared_distances(features, manifold.centers)
     inside = [(distances <= manifold.squared_radii).any(dim=1) for distances in chunks]
     return torch.cat(inside).double().mean().item()
 
 
-def _squared_distances(points: Tensor, centres: Tensor) -> Iterator[Tensor]:
-    lengths = centres.square().sum(dim=1)
-    for chunk in points.split(max(_CHUNK // len(centres), 1)):
-        yield torch.addmm(lengths, chunk, centres.T, alpha=-2).add_(chunk.square().sum(dim=1, keepdim=True))
+def _squared_distances(points: Tensor, centers: Tensor) -> Iterator[Tensor]:
+    lengths = centers.square().sum(dim=1)
+    for chunk in points.split(max(_CHUNK // len(centers), 1)):
+        yield torch.addmm(lengths, chunk, centers.T, alpha=-2).add_(chunk.square().sum(dim=1, keepdim=True))
 
 
 def confidence(probabilities: Tensor) -> Tensor:
@@ -116,19 +117,19 @@ def confidence(probabilities: Tensor) -> Tensor:
 
 
 def class_balance(probabilities: Tensor) -> float:
-    """How evenly images fall on the classes, for their probabilities (n, classes): 1 where all are as frequent.
+    """How evenly images fall into classes, given probabilities (n, classes): 1 if all classes are equally frequent.
 
-    The exponential of the mean probabilities' entropy is the number of classes in use; here it is divided by all.
+    This is the exponential of the mean probabilities' entropy, the effective number of classes, divided by `classes`.
     """
     entropy = torch.special.entr(probabilities.double().mean(dim=0)).sum()
     return entropy.exp().item() / probabilities.shape[1]
 
 
 def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the reference that is nearest to each image, by the Euclidean distance of their pixels in [0, 1].
+    """Find the reference nearest to each image by Euclidean distance of pixels in [0, 1].
 
-    Images and references are uint8 (n, height, width) and (m, height, width). Gives the distances, float32 (n,), and
-    the references' indices, int64 (n,).
+    Images and references are uint8 (n, channels, height, width) and (m, channels, height, width). Returns distances,
+    float32 (n,), and indices of references, int64 (n,).
     """
     points = images.flatten(1).float() / 255
     best = torch.full((len(points),), torch.inf, device=points.device)
@@ -136,19 +137,19 @@ def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     size = max(_CHUNK // len(points), 1)
     for number, chunk in enumerate(references.split(size)):
         others = chunk.flatten(1).float() / 255
-        # Of the squared distance without the image's own length, which all references share.
+        # The squared distance minus the image's own squared norm, which is the same for all references.
         values, places = torch.addmm(others.square().sum(dim=1), points, others.T, alpha=-2).min(dim=1)
         nearer = values < best
         best = torch.where(nearer, values, best)
         indices = torch.where(nearer, places + number * size, indices)
-    # Not from `best`, whose rounding leaves no zeros.
+    # Recomputed, as rounding in `best` turns exact zeros into small numbers.
     distances = (points - references[indices].flatten(1).float() / 255).norm(dim=1)
     return distances, indices
 
 
 def distance_ratio(distances: Tensor, usual: Tensor) -> float:
-    """The median of samples' distances to their nearest training images over the median of test images' ones.
+    """The median distance of samples to their nearest training images, divided by that of test images.
 
-    Both have shape (n,). Far below 1 the model repeats images that it was trained on.
+    Both have shape (n,). A ratio far below 1 means that the model repeats training images.
     """
     return (distances.median() / usual.median()).item()

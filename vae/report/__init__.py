@@ -1,1 +1,1 @@
-"""One page on a finished run: its figures, pictures, settings and where they come from."""
+"""A finished run on one page: metrics, pictures, settings and provenance."""

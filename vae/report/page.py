@@ -3,48 +3,49 @@
 import base64
 import struct
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vae.report.catalogue import BY_CLASS, GROUPS, HEADLINE, Group, Measure, Picture
-from vae.report.template import TEMPLATE
-
-RELAXED = "relaxed_"
-OTHERS = Group("others", "Further results", "Metrics and pictures that have no section of their own.", {}, {})
+from vae.evaluation.measures import BESIDE, MEASURES, RELAXED, Measure
+from vae.pictures import PICTURES
+from vae.report.sections import BY_CLASS, HEADLINE, SECTIONS, Section
 
 
 class Row(NamedTuple):
-    """A metric as the page shows it; `error` and `floor` are empty where there are none."""
+    """A metric as the page shows it; `error` and `real` are empty if there are none."""
 
     key: str
     measure: Measure
     value: str
     error: str
-    floor: str
+    real: str
     relaxed: bool
 
 
 class Shown(NamedTuple):
     """A picture as the page shows it, its size in pixels."""
 
-    name: str
-    picture: Picture
+    title: str
+    shows: str
+    look: str
     width: int
     height: int
     uri: str
 
 
-class Section(NamedTuple):
-    """A group with what there is of it."""
+class Part(NamedTuple):
+    """A section with the metrics and the pictures that a run has for it."""
 
-    group: Group
+    key: str
+    section: Section
     rows: list[Row]
     pictures: list[Shown]
 
     @property
     def has_errors(self) -> bool:
-        """Whether a standard error stands beside any of its metrics."""
+        """Whether any of its metrics has a standard error."""
         return any(row.error for row in self.rows)
 
 
@@ -62,24 +63,32 @@ def render(
     Args:
         title: the page's heading.
         caption: the line under it.
-        metrics: numbers by key. `X_stderr` and `X_floor` stand beside `X`; keys that no group knows get their own.
-        by_class: the table of errors by class, a row a class, cells empty where there is no number.
-        pictures: PNG files by name.
+        metrics: numbers by key. `X_stderr` and `X_real` are shown with `X`; keys without a `Measure` get their own
+            section.
+        by_class: the table of errors by class, one row per class, with empty cells for missing numbers.
+        pictures: PNG files by name; those without a `Picture` get their own section.
         settings: values by section and key.
         provenance: tables of names and values, by heading.
 
     Raises:
-        ValueError: a picture is no PNG.
+        ValueError: a picture is not a PNG.
     """
-    sections = _sections(metrics, pictures)
-    rows = {row.key.removeprefix(RELAXED): row for section in sections for row in section.rows}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE).render(
+    rows, shown = _rows(metrics), _pictures(pictures)
+    parts = [Part(key, section, rows[key], shown[key]) for key, section in SECTIONS.items()]
+    found = {row.key.removeprefix(RELAXED): row for part in parts for row in part.rows}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(
         title=title,
         caption=caption,
-        headline=[rows[key] for key in HEADLINE if key in rows],
-        sections=sections,
-        relaxed=any(row.relaxed for row in rows.values()),
+        headline=[found[key] for key in HEADLINE if key in found],
+        parts=[part for part in parts if part.rows or part.pictures],
+        relaxed=any(row.relaxed for row in found.values()),
         by_class=_table(by_class),
         settings={name: {key: _setting(value) for key, value in keys.items()} for name, keys in settings.items()},
         provenance=provenance,
@@ -87,51 +96,54 @@ def render(
 
 
 def png_size(png: bytes) -> tuple[int, int]:
-    """The width and the height of a PNG file in pixels; raises ValueError when it is none."""
+    """The width and the height of a PNG file in pixels; raises ValueError if it is not one."""
     if png[:8] != b"\x89PNG\r\n\x1a\n" or png[12:16] != b"IHDR" or len(png) < 24:
-        raise ValueError("no PNG")
+        raise ValueError("not a PNG")
     return struct.unpack(">II", png[16:24])
 
 
-def _sections(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[Section]:
-    measures = {key: measure for group in GROUPS for key, measure in group.measures.items()}
-    known = {name for group in GROUPS for name in group.pictures}
-    # What stands beside another metric has no row of its own.
-    beside = {f"{key}{suffix}" for key in metrics for suffix in ("_stderr", "_floor")}
+def _rows(metrics: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """The metrics by section, those that have a `Measure` in its order."""
+    # Values shown with another metric have no row of their own.
+    beside = {f"{key}{suffix}" for key in metrics for suffix in BESIDE}
     present = {key.removeprefix(RELAXED): key for key in metrics if key not in beside}
-    others = OTHERS._replace(
-        measures={key: Measure(present[key], "", "", "") for key in sorted(present.keys() - measures.keys())},
-        pictures={name: Picture(name.replace("_", " "), name.replace("_", " "), "") for name in sorted(pictures)},
-    )
-    found = [
-        Section(
-            group,
-            [_row(present[key], measure, metrics) for key, measure in group.measures.items() if key in present],
-            [
-                _shown(name, picture, pictures[name])
-                for name, picture in group.pictures.items()
-                if name in pictures and (group.key != OTHERS.key or name not in known)
-            ],
-        )
-        for group in (*GROUPS, others)
-    ]
-    return [section for section in found if section.rows or section.pictures]
+    others = {key: Measure(present[key], "", "", "", "others") for key in sorted(present.keys() - MEASURES.keys())}
+    rows = {section: [] for section in SECTIONS}
+    for key, measure in (MEASURES | others).items():
+        if key in present:
+            rows[measure.group].append(_row(present[key], measure, metrics))
+    return rows
 
 
 def _row(key: str, measure: Measure, metrics: Mapping[str, Any]) -> Row:
-    error, floor = (
-        _number(metrics[f"{key}{suffix}"], measure.form) if f"{key}{suffix}" in metrics else ""
-        for suffix in ("_stderr", "_floor")
+    error, real = (
+        _number(metrics[f"{key}{suffix}"], measure.form) if f"{key}{suffix}" in metrics else "" for suffix in BESIDE
     )
-    return Row(key, measure, _number(metrics[key], measure.form), error, floor, key.startswith(RELAXED))
+    return Row(key, measure, _number(metrics[key], measure.form), error, real, key.startswith(RELAXED))
 
 
 def _number(value: Any, form: str) -> str:
     return format(value, form).replace("-", "\N{MINUS SIGN}") if form else str(value)
 
 
+def _pictures(pictures: Mapping[str, bytes]) -> dict[str, list[Shown]]:
+    """The pictures by section, those that have a `Picture` in its order."""
+    shown = {section: [] for section in SECTIONS}
+    for known in PICTURES:
+        if known.name in pictures:
+            shown[known.group].append(_shown(known.title, known.shows, known.look, pictures[known.name]))
+    for name in sorted(pictures.keys() - {known.name for known in PICTURES}):
+        words = name.replace("_", " ")
+        shown["others"].append(_shown(words, words, "", pictures[name]))
+    return shown
+
+
+def _shown(title: str, shows: str, look: str, png: bytes) -> Shown:
+    return Shown(title, shows, look, *png_size(png), f"data:image/png;base64,{base64.b64encode(png).decode()}")
+
+
 def _table(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
-    """A head and a line for each class, without the columns that are empty throughout."""
+    """A header and one line per class, without empty columns."""
     columns = [column for column in BY_CLASS if any(row.get(column) for row in rows)]
     head = [BY_CLASS[column][0] for column in columns]
     return [head, *([_cell(row[column], BY_CLASS[column][1]) for column in columns] for row in rows)]
@@ -142,13 +154,9 @@ def _cell(value: str, form: str) -> str:
 
 
 def _setting(value: Any) -> str:
-    """A value as params.yaml has it, a list on one line."""
+    """A value as written in params.yaml, lists on one line."""
     if isinstance(value, list):
         return ", ".join(map(_setting, value))
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
-def _shown(name: str, picture: Picture, png: bytes) -> Shown:
-    return Shown(name, picture, *png_size(png), f"data:image/png;base64,{base64.b64encode(png).decode()}")

@@ -1,6 +1,6 @@
 """params.yaml as typed, validated settings."""
 
-from vae.settings.reading import load_settings, parse_settings
+from vae.settings.reading import load_settings, parse_settings, parse_yaml, read_yaml
 from vae.settings.sections import (
     Binarization,
     Classify,
@@ -14,7 +14,6 @@ from vae.settings.sections import (
     Sample,
     Settings,
     Train,
-    mark_relaxed,
 )
 
 __all__ = [
@@ -31,6 +30,7 @@ __all__ = [
     "Settings",
     "Train",
     "load_settings",
-    "mark_relaxed",
     "parse_settings",
+    "parse_yaml",
+    "read_yaml",
 ]

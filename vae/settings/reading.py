@@ -1,4 +1,4 @@
-"""Reading and validating params.yaml, and the messages about what is wrong with it."""
+"""Reading and validating params.yaml, with messages for every mistake in it."""
 
 import difflib
 import re
@@ -10,8 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vae.errors import InputError
+from vae.errors import InputError, redact
 from vae.settings.sections import Settings
+
+_LARGEST = 100_000  # bytes, twenty times the size of the project's own file
+_MOST_LINES = 20  # in a message
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,28 +42,54 @@ def load_settings(path: str | Path = "params.yaml") -> Settings:
     """Read and validate a settings file.
 
     Raises:
-        InputError: the file is missing or no YAML, or a key is unknown, missing, repeated, of the wrong
+        InputError: the file is missing, too large or not YAML, or a key is unknown, missing, repeated, of the wrong
             type or out of range; the message names each such key, its value and what is allowed.
     """
+    return parse_settings(read_yaml(path), str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a file of settings as DVC does.
+
+    Raises:
+        InputError: the file is missing, too large or not YAML, or a key is repeated.
+    """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise InputError(f"{path}: cannot be read (not a regular file)")
         with Path(path).open("rb") as file:
-            loader = _Loader(file)
-            tree = loader.get_single_node()
-        repeated = list(_repeated_keys(tree))
-        values = None if tree is None else loader.construct_document(tree)
+            content = file.read(_LARGEST + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run from the project's root") from error
+    if len(content) > _LARGEST:
+        raise InputError(f"{path}: too large, allowed: at most {_LARGEST} bytes")
+    return parse_yaml(content, str(path))
+
+
+def parse_yaml(content: str | bytes, source: str) -> Any:
+    """Read YAML as DVC does; `source` names its origin in the message of an InputError."""
+    try:
+        loader = _Loader(content)
+        tree = loader.get_single_node()
+        repeated = list(_repeated_keys(tree))
+        values = None if tree is None else loader.construct_document(tree)
     except Exception as error:
-        # Not only YAMLError: PyYAML lets out what its conversions raise, a KeyError at `!!bool x` for example.
+        # Not only YAMLError: PyYAML lets errors of its conversions escape, such as a KeyError for `!!bool x`.
         kind = "" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: "
-        raise InputError(f"{path}: no valid YAML: {kind}{' '.join(str(error).split()):.500}") from error
+        raise InputError(f"{source}: not valid YAML: {kind}{redact(' '.join(str(error).split())):.500}") from error
     if repeated:
-        raise InputError("\n".join(f"{path}: {line}" for line in repeated))
-    return parse_settings(values, str(path))
+        raise InputError(_lines(source, repeated, len(repeated)))
+    return values
+
+
+def _lines(source: str, complaints: Sequence[str], number: int) -> str:
+    shown = [f"{source}: {line}" for line in complaints[:_MOST_LINES]]
+    more = number - len(shown)
+    return "\n".join([*shown, f"{source}: and {more} more"] if more else shown)
 
 
 def _repeated_keys(tree: yaml.Node | None, section: tuple[str, ...] = ()) -> Iterator[str]:
-    # Of a key that stands twice, PyYAML takes the last one and says nothing.
+    # If a key is repeated, PyYAML silently keeps the last value.
     if not isinstance(tree, yaml.MappingNode):
         return
     lines: dict[str, list[int]] = {}
@@ -71,28 +100,31 @@ def _repeated_keys(tree: yaml.Node | None, section: tuple[str, ...] = ()) -> Ite
                 yield from _repeated_keys(value, (key.value,))
     for name, places in lines.items():
         if len(places) > 1:
-            yield f"{_dotted([*section, name])}: stands in lines {' and '.join(map(str, places))}, allowed: once"
+            shown = " and ".join(map(str, places[:_MOST_LINES]))
+            yield f"{_dotted([*section, name])}: repeated on lines {shown}, allowed: once"
 
 
 def parse_settings(values: Any, source: str) -> Settings:
-    """Validate settings that were already read; `source` names their origin in messages."""
+    """Validate settings that were read before; `source` names their origin in messages."""
     if not isinstance(values, dict):
         sections = ", ".join(Settings.model_fields)
         raise InputError(f"{source}: got {_show(values)}, allowed: the sections {sections}")
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(detail) for detail in error.errors(include_url=False)]
-        raise InputError("\n".join(f"{source}: {line}" for line in lines)) from error
+        details = error.errors(include_url=False)
+        complaints = [_complaint(detail) for detail in details[:_MOST_LINES]]
+        raise InputError(_lines(source, complaints, len(details))) from error
 
 
 def _complaint(detail: Any) -> str:
     location, kind = list(detail["loc"]), detail["type"]
     if kind == "value_error":
-        # Of values that do not go together; the validator names the key within its section.
-        return _dotted([*location, ""]) + str(detail["ctx"]["error"])
+        # For values that do not go together the validator names the key within its section; for one value, no key.
+        reason = str(detail["ctx"]["error"])
+        return f"{_dotted(location)}: {reason}" if reason.startswith("got ") else _dotted([*location, ""]) + reason
     if kind == "string_unicode" and "properties" in _schema_at(location):
-        # A key that is no Unicode text ("\\ud800"): pydantic gives its section as the place.
+        # A key that is not valid Unicode ("\\ud800"): pydantic reports the section as its location.
         location, kind = [*location, detail["input"]], "invalid_key"
     key = _dotted(location)
     if kind in ("extra_forbidden", "invalid_key"):
@@ -108,21 +140,26 @@ def _complaint(detail: Any) -> str:
     return f"{key}: got {_show(detail['input'])}, allowed: {allowed}"
 
 
-_SHORT = reprlib.Repr()
+class _Short(reprlib.Repr):
+    def repr_str(self, text: str, level: int) -> str:
+        return super().repr_str(redact(text[:10_000]), level)
+
+
+_SHORT = _Short()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
 
 
 def _show(value: Any) -> str:
-    """A value as it stands in a message: one short line, whatever the file holds."""
+    """A value for a message: one short line, whatever the file holds."""
     try:
         text = _SHORT.repr(value)
     except ValueError:  # an integer of more digits than Python prints
-        text = "a number of thousands of digits"
+        text = "a number with thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _dotted(location: Sequence[Any]) -> str:
-    parts = [str(part) for part in location]
+    parts = [redact(str(part)) for part in location]
     return ".".join(part if part.isprintable() and len(part) <= 60 else _show(part) for part in parts)
 
 
@@ -147,7 +184,8 @@ def _describe(schema: dict[str, Any]) -> str:
     if "properties" in schema:
         return "a section with the keys " + ", ".join(schema["properties"])
     if schema["type"] == "array":
-        return f"a list, each item {_describe(_resolve(schema['items']))}"
+        most = f" of at most {schema['maxItems']} items" if "maxItems" in schema else ""
+        return f"a list{most}, each item {_describe(_resolve(schema['items']))}"
     if schema["type"] == "string":
         return "a URL (http, https, file) or a path that starts with / or ."
     if schema["type"] == "boolean":

@@ -1,9 +1,11 @@
-"""The sections of params.yaml: one class a section, one field a key, and which values go together."""
+"""The sections of params.yaml: one class per section, one field per key, and which values go together."""
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from vae.errors import redact
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "digits"]
 Binarization = Literal["dynamic", "static", "threshold", "none"]
@@ -13,14 +15,38 @@ _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", re.ASCII)
 
 
 def _read_exponent(value: Any) -> Any:
-    # DVC writes 0.00001 as 1e-05, which YAML 1.1 (no dot in it) calls a string.
+    # DVC writes 0.00001 as 1e-05, which YAML 1.1 reads as a string, as it has no dot.
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_read_exponent)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_read_exponent)]
-Count = Annotated[int, Field(ge=1)]
+def _number(**bounds: float) -> Any:
+    return Annotated[float, Field(allow_inf_nan=False, **bounds), BeforeValidator(_read_exponent)]
+
+
+# The upper bounds are far above useful values, yet low enough that no single key makes arithmetic overflow or asks
+# for gigabytes of memory.
+Rate = _number(gt=0, le=100)
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+EpochsOrOff = Annotated[int, Field(ge=0, le=100_000)]
+Images = Annotated[int, Field(ge=1, le=100_000)]
+AtLeastTen = Annotated[int, Field(ge=10, le=100_000)]  # images
+Draws = Annotated[int, Field(ge=1, le=100_000)]
+Width = Annotated[int, Field(ge=1, le=10_000)]
+Depth = Annotated[int, Field(ge=1, le=100)]
+Widths = Annotated[list[Width], Field(max_length=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _refuse_secrets(mirror: str) -> str:
+    if "://" in mirror and {"?", "@"} & set(mirror):
+        raise ValueError(
+            f"got {redact(mirror)!r}, allowed: no passwords and no queries, as they would show up in reports and in "
+            "dvc.lock; put such a mirror in the environment variable MNIST_MIRROR"
+        )
+    return mirror
+
+
+Mirror = Annotated[str, Field(pattern=r"^(https?|file)://|^/|^\."), AfterValidator(_refuse_secrets)]
 
 
 class Section(BaseModel):
@@ -33,13 +59,13 @@ class Download(Section):
     """Where the images come from."""
 
     dataset: DatasetName
-    mirrors: list[Annotated[str, Field(pattern=r"^(https?|file)://|^/|^\.")]]
+    mirrors: Annotated[list[Mirror], Field(max_length=100)]
 
 
 class Prepare(Section):
     """How images become the tensors that the model sees."""
 
-    validation_size: Annotated[int, Field(ge=0)]
+    validation_size: Annotated[int, Field(ge=0, le=100_000)]
     binarization: Binarization
     seed: Seed
 
@@ -47,21 +73,21 @@ class Prepare(Section):
 class Model(Section):
     """The networks, the latent space and the likelihood."""
 
-    latent_dim: Count
+    latent_dim: Width
     network: Literal["mlp", "gated_mlp", "conv", "resnet"]
-    encoder_widths: list[Count]
-    decoder_widths: list[Count]
-    residual_blocks: Count
+    encoder_widths: Widths
+    decoder_widths: Widths
+    residual_blocks: Depth
     activation: Literal["silu", "relu", "tanh", "softplus", "gelu"]
     prior: Literal["standard_normal", "gaussian_mixture", "vampprior", "realnvp", "spline"]
-    prior_components: Count
-    prior_layers: Count
+    prior_components: Width
+    prior_layers: Depth
     posterior: Literal["diagonal_normal", "full_covariance", "iaf", "coupling"]
-    posterior_layers: Count
-    flow_widths: list[Count]
+    posterior_layers: Depth
+    flow_widths: Widths
     levels: Literal["one", "iwae", "hvae"]
-    top_dim: Count
-    inner_widths: list[Count]
+    top_dim: Width
+    inner_widths: Widths
     likelihood: Literal["bernoulli", "relaxed_bernoulli", "continuous_bernoulli", "discretized_logistic"]
     condition: Literal["none", "label"]
 
@@ -82,7 +108,7 @@ class Model(Section):
                 "levels",
                 self.levels,
                 "one, hvae",
-                "with iwae the encoder does not lead to the level that the VampPrior is on",
+                "with iwae the encoder does not reach the VampPrior's level",
             )
             _refuse(
                 self.condition != "none",
@@ -113,7 +139,7 @@ class Model(Section):
                 "flow_widths",
                 self.flow_widths,
                 "one or more widths",
-                "a flow's networks have hidden layers",
+                "a flow's networks need hidden layers",
             )
         if self.posterior == "iaf":
             _refuse(
@@ -121,58 +147,61 @@ class Model(Section):
                 "flow_widths",
                 self.flow_widths,
                 f"widths of at least {posterior_dim}",
-                "an IAF's networks have a hidden unit for each latent dimension",
+                "an IAF's networks need a hidden unit for each latent dimension",
             )
         return self
 
 
 class Train(Section):
-    """How the parameters are learned."""
+    """How the model is trained."""
+
+    # These do not change any result, so neither DVC nor a checkpoint's identity depends on them.
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoint"})
 
     device: Device
-    epochs: Count
-    batch_size: Count
-    learning_rate: Positive
+    epochs: Epochs
+    batch_size: Images
+    learning_rate: Rate
     schedule: Literal["one_cycle", "cosine", "constant", "iwae"]
-    adam_epsilon: Positive
-    kl_warmup_epochs: Annotated[int, Field(ge=0)]
+    adam_epsilon: _number(gt=0, le=1)
+    kl_warmup_epochs: EpochsOrOff
     objective: Literal["elbo", "iwae", "dreg"]
-    particles: Count
-    beta: NonNegative
-    free_bits: NonNegative
-    gradient_clip: NonNegative
+    particles: Annotated[int, Field(ge=1, le=10_000)]
+    beta: _number(ge=0, le=1_000_000)
+    free_bits: _number(ge=0, le=1_000_000)
+    gradient_clip: _number(ge=0, le=1_000_000_000)
     ema_decay: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_read_exponent)]
-    patience: Annotated[int, Field(ge=0)]
+    patience: EpochsOrOff
     precision: Literal["float32", "tf32", "bfloat16"]
     step: Literal["auto", "eager", "graph"]
-    checkpoint_every: Count
+    checkpoint_every: Epochs
     keep_checkpoint: bool
-    snapshot_epochs: list[Count]
+    snapshot_epochs: Annotated[list[Epochs], Field(max_length=1000)]
     seed: Seed
 
 
 class Classify(Section):
     """How the classifier that judges samples is trained."""
 
-    epochs: Count
-    batch_size: Count
-    learning_rate: Positive
+    epochs: Epochs
+    batch_size: Images
+    learning_rate: Rate
     seed: Seed
 
 
 class Evaluate(Section):
-    """How the model is judged on the test set."""
+    """How the model is evaluated on the test set."""
 
-    importance_samples: Count
-    training_images: Annotated[int, Field(ge=10)]
+    importance_samples: Draws
+    training_images: AtLeastTen
     seed: Seed
 
 
 class Sample(Section):
-    """How draws from the model are judged."""
+    """How samples from the model are evaluated."""
 
-    images: Annotated[int, Field(ge=10)]
-    neighbours: Count
+    images: AtLeastTen
+    neighbours: Annotated[int, Field(ge=1, le=1000)]
     seed: Seed
 
 
@@ -180,8 +209,8 @@ class Embed(Section):
     """The latent space in two dimensions."""
 
     method: Literal["tsne", "pca"]
-    images: Annotated[int, Field(ge=10)]
-    perplexity: Positive
+    images: AtLeastTen
+    perplexity: _number(gt=0, le=1000)
     seed: Seed
 
 
@@ -189,7 +218,7 @@ class Plot(Section):
     """The pictures."""
 
     dpi: Annotated[int, Field(ge=50, le=600)]
-    samples: Count
+    samples: Annotated[int, Field(ge=1, le=1000)]
     seed: Seed
 
 
@@ -215,7 +244,7 @@ class Settings(Section):
                 "train.objective",
                 "dreg",
                 "elbo, iwae",
-                "it needs the density of given draws, for which an IAF takes a pass a dimension",
+                "it needs the density of given draws, which takes an IAF one pass per dimension",
             )
         _refuse(
             self.train.free_bits > 0 and self.train.objective != "elbo",
@@ -227,18 +256,8 @@ class Settings(Section):
         return self
 
 
-def mark_relaxed(metrics: dict[str, Any], likelihood: str) -> dict[str, Any]:
-    """Name each metric in nats or bits `relaxed_...` where it is grey-scale's cross-entropy, which is no likelihood."""
-    if likelihood != "relaxed_bernoulli":
-        return metrics
-    return {
-        f"relaxed_{name}" if any(word in name for word in ("elbo", "nll", "bits")) else name: value
-        for name, value in metrics.items()
-    }
-
-
 def check_pixels(likelihood: str, binarization: str) -> None:
-    """Raise ValueError where a likelihood does not fit the pixels that it would be used on."""
+    """Raise ValueError if a likelihood does not fit the binarization."""
     binary = binarization != "none"
     for_binary = likelihood == "bernoulli"
     fitting = [

@@ -1,0 +1,328 @@
+import json
+import math
+import multiprocessing
+import statistics
+
+import pyro
+import pytest
+import torch
+import yaml
+
+from benchmarks import measurements, profile, report, run
+from benchmarks.contenders import BARE, BARE_CAPTURED, CAPTURED, EAGER, PYRO, bare_loss, contenders, pyro_svi
+from benchmarks.floor import forward_flops, matrix_rate, training_flops
+from tests.conftest import ROOT
+from vae.device import matrix_precision
+from vae.model import VAE
+from vae.model.bounds import elbo_terms
+
+CPU = torch.device("cpu")
+ON_CPU = [PYRO, EAGER, BARE]
+AXES = {
+    "batch size": "batch_size",
+    "latent size": "latent_dim",
+    "network width": "widths",
+    "data set size": "images",
+    "precision": "precision",
+}
+
+
+@pytest.fixture
+def images(digits):
+    """150 digits, each pixel on or off, so that a draw of the pixels changes nothing: batches of 64, 64 and 22."""
+    return (digits[:150] > 127).to(torch.uint8) * 255
+
+
+@pytest.fixture
+def settings(make_train):
+    return make_train(epochs=50, schedule="constant", learning_rate=0.001)
+
+
+# --- Contenders
+
+
+def test_the_hand_written_loss_is_the_trainers(make_model, digits):
+    model, batch = make_model(spread=3.0), (digits[:50] > 127).float()
+    torch.manual_seed(1)
+    by_hand = bare_loss(model, batch)
+    torch.manual_seed(1)
+    terms = elbo_terms(model.model, model.guide, batch)
+    # Sums of 50 x 64 float32 terms in another order: some 1e-6 of the whole.
+    torch.testing.assert_close(by_hand, -terms.elbo.sum(), rtol=1e-5, atol=0)
+    gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (by_hand, -terms.elbo.sum())]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_trainer_and_bare_pytorch_draw_the_same_and_go_the_same_way(make_model, settings, digits, device):
+    build, losses = contenders(device), {}
+    for name in [EAGER, BARE]:
+        model = make_model().to(device)
+        epoch = build[name](model, digits[:150].to(device), settings)
+        pyro.set_rng_seed(2)
+        losses[name] = [epoch() for _ in range(5)]
+    # Rounding differs, and Adam makes a whole step of a gradient that is nothing but rounding.
+    assert losses[EAGER] == pytest.approx(losses[BARE], rel=1e-4)
+    assert losses[EAGER][-1] < losses[EAGER][0] - 1
+
+
+def test_every_contender_has_the_same_mean_loss(make_model, make_train, images, device):
+    still = make_train(epochs=30, schedule="constant", learning_rate=1e-12)
+    means, errors = {}, {}
+    for name, build in contenders(device).items():
+        epoch = build(make_model(spread=3.0).to(device), images.to(device), still)
+        losses = [epoch() for _ in range(20)]
+        means[name], errors[name] = statistics.mean(losses), statistics.stdev(losses) / math.sqrt(20)
+    for name, mean in means.items():
+        # The difference of two means of 20 draws, at 6 of its standard errors.
+        assert mean == pytest.approx(means[BARE], abs=6 * math.hypot(errors[name], errors[BARE]))
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_an_epoch_shows_every_image_once_and_moves_the_parameters(name, make_model, settings, images):
+    model = make_model()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    epoch = contenders(CPU)[name](model, images, settings)
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    epoch()
+    assert [len(batch) for batch in seen] == [64, 64, 22]
+    rows, once = torch.cat(seen).flatten(1), images.flatten(1) / 255
+    assert sorted(rows.tolist()) == sorted(once.tolist())
+    assert not torch.equal(rows, once), "not shuffled"
+    assert all(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_contenders_leave_pyros_settings_and_parameters_alone(make_model, settings, images):
+    pyro.settings.set(module_local_params=True, validate_infer=False)
+    pyro.param("mine", torch.ones(1))
+    before = pyro.settings.get()
+    for build in contenders(CPU).values():
+        epoch = build(make_model(), images, settings)
+        epoch(), epoch()
+        assert pyro.settings.get() == before
+        assert list(pyro.get_param_store()) == ["mine"]
+
+
+def test_the_documented_pyro_validates_and_fills_the_parameter_store(make_model, settings, images):
+    epoch, seen = pyro_svi(model := make_model(), images, settings), {}
+    model.encoder.register_forward_pre_hook(
+        lambda *_: seen.update(pyro.settings.get() | {"store": len(pyro.get_param_store())})
+    )
+    pyro.settings.set(module_local_params=True, validate_infer=False)
+    epoch()
+    assert seen["validate_infer"]
+    assert seen["validate_distributions_torch"]
+    assert seen["store"] == len(list(model.parameters()))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_captured_contenders_learn_as_the_eager_ones(make_model, settings, images):
+    cuda = torch.device("cuda")
+    last = {}
+    for name, build in contenders(cuda).items():
+        epoch = build(make_model().to(cuda), images.to(cuda), settings)
+        last[name] = [epoch() for _ in range(10)][-1]
+    # Draws differ: on 150 images of some 30 nats the loss is good to a nat.
+    assert last[CAPTURED] == pytest.approx(last[EAGER], abs=2)
+    assert last[BARE_CAPTURED] == pytest.approx(last[BARE], abs=2)
+
+
+# --- The arithmetic floor
+
+
+def test_flops_by_hand():
+    model = VAE(measurements.NETWORKS["784-400-50"].model, (1, 28, 28))
+    weights = 784 * 400 + 400 * 100 + 50 * 400 + 400 * 784
+    assert forward_flops(model) == 2 * weights
+    assert forward_flops(model.decoder) == 2 * (50 * 400 + 400 * 784)
+    assert training_flops(model) == 6 * weights - 2 * 784 * 400 == 3_496_000
+
+
+def test_matrix_rate_leaves_the_precision_as_it_was(monkeypatch):
+    monkeypatch.setattr("benchmarks.floor._SQUARES", {"cpu": (64,)})
+    monkeypatch.setattr("benchmarks.floor._LAYER", (32, 64, 16))
+    monkeypatch.setattr("benchmarks.floor._LEAST_SECONDS", 0)
+    assert matrix_rate(CPU, "float32") > 0
+    with pytest.raises(ZeroDivisionError), matrix_precision("tf32"):
+        assert torch.backends.cuda.matmul.allow_tf32
+        raise ZeroDivisionError
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+# --- The run
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Matrix products and importance samples that take no time."""
+    monkeypatch.setattr("benchmarks.floor._SQUARES", {"cpu": (64,)})
+    monkeypatch.setattr("benchmarks.floor._LEAST_SECONDS", 0)
+    monkeypatch.setattr(measurements, "IMPORTANCE_SAMPLES", 7)
+
+
+def finite(value):
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    if isinstance(value, list):
+        return all(map(finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+@pytest.mark.slow
+def test_run_prints_three_tables_and_writes_every_timing(tmp_path, capsys, quick):
+    before = pyro.settings.get()
+    output = tmp_path / "results.json"
+    arguments = ["--images", "512", "--rounds", "2", "--device", "cpu", "--no-memory", "--output", str(output)]
+    run.main(arguments)
+    assert pyro.settings.get() == before
+
+    results = json.loads(output.read_text())
+    assert finite(results)
+    assert set(results) == {
+        "date",
+        "command",
+        "settings",
+        "machine",
+        "versions",
+        "matrix_flops_per_second",
+        *run.TABLES,
+    }
+    assert results["command"].startswith("python -m benchmarks.run --images 512 --rounds 2")
+    assert results["settings"] == {"device": "cpu", "images": 512, "rounds": 2, "deterministic": True}
+    assert set(results["machine"]) == {"processor", "cores", "threads", "gpu"}
+    assert results["versions"]["torch"] == torch.__version__
+
+    rows = results["networks"]
+    assert [(row["network"], row["contender"]) for row in rows] == [
+        (network, contender) for network in measurements.NETWORKS for contender in [*ON_CPU, "(e) arithmetic floor"]
+    ]
+    for row in rows:
+        assert len(row["seconds"]) == 2
+        assert row["ms_an_epoch"] == pytest.approx(statistics.median(row["seconds"]) * 1000 * 512 / row["images"])
+        assert row["share_of_floor"] == pytest.approx(row["floor_ms"] / row["ms_an_epoch"])
+    assert [row["speed_up_over_pyro"] for row in rows if row["contender"] == PYRO] == [1, 1, 1]
+    assert [row["time_over_bare"] for row in rows if row["contender"] == BARE] == [1, 1, 1]
+    assert {row["images"] for row in rows if row["network"] == "784-1024-1024-64"} == {512 // 3}
+
+    assert {row["axis"] for row in results["growth"]} == set(AXES)
+    assert [row["value"] for row in results["growth"] if row["axis"] == "data set size"] == [32, 128, 512]
+    assert [row["samples"] for row in results["evaluation"]] == [7, 7, 7]
+
+    printed = capsys.readouterr().out
+    assert printed.count("share of the floor |") == 3
+    assert "784-1024-1024-64 was timed on 170 images and scaled" in printed
+    for row in rows:
+        assert f"{row['ms_an_epoch']:,.1f}" in printed
+
+
+def test_a_part_of_the_family_that_fails_is_a_row_that_says_so(monkeypatch):
+    def failing(build, model, images, settings):
+        if model.prior == "spline":
+            raise RuntimeError("cannot be captured\nstack")
+        return lambda: None, None
+
+    monkeypatch.setattr(measurements, "warmed_up", failing)
+    rows = {row["part"]: row for row in measurements.family(CPU, 100, rounds=2)}
+    assert set(rows) == set(measurements.FAMILY)
+    assert rows.pop("prior spline, 6 layers") == {"part": "prior spline, 6 layers", "failed": "cannot be captured"}
+    assert all(row["ms_an_epoch"] > 0 and "failed" not in row for row in rows.values())
+
+
+def test_what_was_measured_before_a_failure_is_written(tmp_path, monkeypatch, quick):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+        yield
+
+    monkeypatch.setattr(measurements, "family", fail)
+    for name in ("compare", "growth"):
+        monkeypatch.setattr(measurements, name, lambda *_, **__: iter([]))
+    output = tmp_path / "results.json"
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run.main(["--images", "512", "--device", "cpu", "--no-memory", "--output", str(output)])
+    results = json.loads(output.read_text())
+    assert results["networks"] == results["growth"] == []
+    assert "family" not in results
+
+
+def test_growth_varies_one_thing_at_a_time():
+    base = {"images": 15_000, "batch_size": 256, "precision": "float32", "latent_dim": 50, "widths": [400, 400]}
+    for case in measurements._growth_cases(CPU, 60_000):
+        model = case["model"]
+        case |= {"latent_dim": model.latent_dim, "widths": model.encoder_widths + model.decoder_widths}
+        assert {key for key, value in base.items() if case[key] != value} <= {AXES[case["axis"]]}
+
+
+def test_made_up_images_have_mnists_ink_and_stay_the_same():
+    images = measurements.made_up_images(200, CPU)
+    assert images.unique().tolist() == [0, 255]
+    # 157 thousand draws: the standard error is 0.001.
+    assert images.float().mean().item() / 255 == pytest.approx(0.19, abs=0.005)
+    torch.testing.assert_close(measurements.made_up_images(200, CPU), images, rtol=0, atol=0)
+
+
+def test_alternate_takes_turns():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = measurements.alternate(runs, 3, CPU, "turns")
+    assert order == list("ababab")
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+@pytest.mark.slow
+def test_peak_memory_counts_what_a_contender_holds():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        peak = pool.apply(measurements.peak_resident, ("784-400-50", PYRO, 20_000))
+    # It keeps the images as floats: 63 MB; and everything else is smaller.
+    assert peak is None or 63 < peak < 500
+
+
+@pytest.mark.parametrize("arguments", [["--images", "0"], ["--rounds", "few"], ["--device", "tpu"]])
+def test_wrong_arguments_are_one_message(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run.main(arguments)
+    assert stopped.value.code == 2
+    assert f"argument {arguments[0]}: invalid" in capsys.readouterr().err
+
+
+def test_cuda_without_a_device_is_one_message(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["--device", "cuda"])
+    assert stopped.value.code == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+# --- Files
+
+
+def test_results_are_named_after_device_and_date(monkeypatch):
+    assert report.file_name(CPU, "2030-01-31") == "cpu-2030-01-31.json"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200 (x)")
+    assert report.file_name(torch.device("cuda"), "2030-01-31") == "nvidia-h200-x-2030-01-31.json"
+
+
+# --- The profile
+
+
+@pytest.mark.slow
+def test_profile_prints_ten_operations_and_writes_a_trace(tmp_path, monkeypatch, capsys):
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["download"]["dataset"] = "digits"
+    values["model"] |= {"latent_dim": 3, "encoder_widths": [16], "decoder_widths": [16]}
+    values["train"] |= {"batch_size": 8, "device": "cpu"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    before = pyro.settings.get()
+    profile.main([])
+    assert pyro.settings.get() == before
+
+    printed = capsys.readouterr().out
+    assert "160 images (made up" in printed
+    assert "perfetto" in printed
+    rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 10
+    spent = [float(time) for _, time, _, _ in rows]
+    assert spent == sorted(spent, reverse=True)
+    events = json.loads((tmp_path / profile.TRACE).read_text())["traceEvents"]
+    assert sum(event["name"] == "aten::addmm" for event in events) >= 20 * 4  # at least one per layer and step

@@ -1,0 +1,93 @@
+import gzip
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from tests.data.published import ARRAYS, FILES, NAMES, idx, write_files
+from vae.data import mirrors, sources
+from vae.errors import DamagedFile, MissingFile
+
+
+def test_read_gives_images_and_labels(tmp_path):
+    data = sources.read("mnist", write_files(tmp_path))
+    assert list(data) == ["train", "test"]
+    # The images have an axis of channels, of which MNIST has one.
+    found = [data["train"][1], data["test"][1], data["train"][0][:, 0], data["test"][0][:, 0]]
+    for array, expected in zip(found, ARRAYS, strict=True):
+        assert array.dtype == np.uint8 and array.flags.writeable
+        np.testing.assert_array_equal(array, expected)
+
+
+WHOLE = idx(ARRAYS[2])
+DAMAGE = {
+    "no gzip": (b"plain", "Not a gzipped file"),
+    "cut gzip": (FILES[NAMES[2]][:-12], "ended before"),
+    "flipped bits": (FILES[NAMES[2]][:20] + b"\xff\xff\xff\xff" + FILES[NAMES[2]][24:], ""),
+    "empty": (b"", "not an IDX file"),
+    "labels": (FILES[NAMES[0]], "not an IDX file of unsigned bytes in 3 dimensions"),
+    "signed bytes": (gzip.compress(b"\0\0\x09" + WHOLE[3:]), "not an IDX file"),
+    "cut header": (gzip.compress(WHOLE[:15]), "not an IDX file"),
+    "cut values": (gzip.compress(WHOLE[:-1]), r"41 values, but the header says \[7, 3, 2\]"),
+    "long": (gzip.compress(WHOLE + b"\0"), "43 values"),
+    "other count": (FILES[NAMES[3]], "7 labels for 5 images"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_files_are_told_by_their_names(content, reason, tmp_path):
+    write_files(tmp_path, {**FILES, NAMES[2]: content})
+    with pytest.raises(DamagedFile, match=rf"(?s)train-.*-ubyte\.gz: damaged \(.*{reason}.*\)"):
+        sources.read("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_files_are_told_by_their_names(name, tmp_path):
+    (write_files(tmp_path) / name).unlink()
+    with pytest.raises(MissingFile, match=rf"{name}: not found"):
+        sources.read("mnist", tmp_path)
+
+
+def test_digits_are_those_of_scikit_learn(tmp_path):
+    assert mirrors.fetch("digits", ["http://127.0.0.1/"], tmp_path) == ["digits.npz"]
+    data = sources.read("digits", tmp_path)
+    original = load_digits()
+    assert {key: array.shape for key, (array, _) in data.items()} == {
+        "train": (1437, 1, 8, 8),
+        "test": (360, 1, 8, 8),
+    }
+    assert {array.dtype for pair in data.values() for array in pair} == {np.dtype(np.uint8)}
+    images = np.concatenate([data["train"][0], data["test"][0]])
+    labels = np.concatenate([data["train"][1], data["test"][1]])
+    np.testing.assert_array_equal(labels, original.target)
+    # Sixteen steps of 15.9375: rounding to whole numbers moves a value by half at most.
+    np.testing.assert_allclose(images[:, 0], original.images * 255 / 16, atol=0.5)
+    assert images.min() == 0 and images.max() == 255
+
+
+def test_missing_or_damaged_digits_are_told_by_their_names(tmp_path):
+    with pytest.raises(MissingFile, match=r"digits\.npz: not found"):
+        sources.read("digits", tmp_path)
+    np.savez(tmp_path / "digits.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.zeros(3, np.uint8))
+    with pytest.raises(DamagedFile, match=r"digits\.npz: damaged"):
+        sources.read("digits", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [("mnist", "0", "9"), ("digits", "0", "9"), ("fashion_mnist", "T-shirt/top", "Ankle boot"), ("kmnist", "o", "wo")],
+)
+def test_class_names(name, first, last):
+    names = sources.class_names(name)
+    assert len(set(names)) == 10 and (names[0], names[-1]) == (first, last)
+
+
+@pytest.mark.parametrize("key", ["images", "labels"])
+def test_digits_that_were_changed_are_damaged(tmp_path, key):
+    mirrors.fetch("digits", [], tmp_path)
+    with np.load(tmp_path / "digits.npz") as file:
+        arrays = dict(file)
+    arrays[key][-1] += 1
+    np.savez(tmp_path / "digits.npz", **arrays)
+    with pytest.raises(DamagedFile, match="not scikit-learn's 1797 digits"):
+        sources.read("digits", tmp_path)

@@ -1,0 +1,124 @@
+"""Runs in folders: what is removed, what is refused, and how settings are read on the way."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tools import run
+from vae.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The files that a run copies, in a folder with a neighbor, as the working folder; no stage ever starts."""
+    folder = tmp_path / "parent/project"
+    for name in (*run.PROJECT, "experiments", ".dvc/config"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
+    for name in (".git/HEAD", "data/raw/digits.npz", "docs/page.md", ".runs/old/result", ".demo/mine", "../other/file"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("precious")
+    (folder / "data/empty").mkdir()
+    (folder / "link").symlink_to(folder / "docs")
+    (folder / ".runs/link").symlink_to(tmp_path / "parent/other")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(run, "_call", lambda *arguments, folder: None)
+    monkeypatch.setattr(run, "metrics_table", lambda folder: "")
+    return folder
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def main(monkeypatch, *arguments):
+    """Do what `python -m tools.run` does, and return the exit status."""
+    monkeypatch.setattr(sys, "argv", ["tools/run.py", *arguments])
+    try:
+        run.main()
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("", ".", "./", "..", "../..", ".git", "data", "data/empty", "data/new", "docs", "stages", "link", "new"),
+        *(".runs", ".runs/old", ".runs/link", ".runs/../docs", ".demo", "../other", "../project", "params.yaml"),
+        "../project/../project",
+    ],
+)
+def test_no_folder_is_removed_that_no_run_made(project, monkeypatch, capsys, folder):
+    before = contents(project.parent)
+    assert main(monkeypatch, "demo", "--folder", folder) == 2
+    assert contents(project.parent) == before
+    message = capsys.readouterr().err
+    assert message.startswith("error: --folder")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("folder", [".runs/new", ".runs/deep/new", "../new", "../empty"])
+def test_a_folder_of_its_own_is_made_and_made_anew(project, monkeypatch, folder):
+    (project.parent / "empty").mkdir()
+    before = contents(project.parent)
+    for _ in range(2):
+        assert main(monkeypatch, "demo", "--folder", folder) == 0
+        assert (Path(folder) / run.MARKER).is_file()
+        assert (Path(folder) / "stages/train.py").is_file()
+        assert not (Path(folder) / "data").exists(), "what an earlier run left is gone"
+        (Path(folder) / "data").mkdir()
+        (Path(folder) / "data/link").symlink_to(project / "docs")
+        (Path(folder) / "docs").symlink_to(project / "docs")
+    assert before.items() <= contents(project.parent).items()
+
+
+def test_the_mark_of_a_run_survives_the_emptying_of_its_folder(project, monkeypatch):
+    def fail(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    assert main(monkeypatch, "demo", "--folder", ".runs/new") == 0
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    assert main(monkeypatch, "demo", "--folder", ".runs/new") == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    run.empty_folder(Path(".runs/new"))
+    assert [path.name for path in Path(".runs/new").iterdir()] == [run.MARKER]
+
+
+@pytest.mark.parametrize(("text", "value"), [("010", 10), ("1e-3", 0.001), ("1_000", None), ("0x10", None)])
+def test_numbers_mean_what_they_mean_in_the_stages(project, monkeypatch, text, value):
+    key = "learning_rate" if "e" in text else "epochs"
+    status = main(monkeypatch, "demo", "--folder", ".runs/new", "-S", f"train.{key}={text}")
+    assert status == (0 if value else 2)
+    if value:
+        assert float(yaml.safe_load(Path(".runs/new/params.yaml").read_text())["train"][key]) == value
+
+
+@pytest.mark.parametrize(
+    ("assignment", "reason"),
+    [
+        ("train.epochs=[", "-S train.epochs=[: not valid YAML"),
+        ("train.epochs=", "train.epochs: got None, allowed: a whole number"),
+        ("train.epochs", "allowed: SECTION.KEY=VALUE"),
+        ("epochs=3", "allowed: SECTION.KEY=VALUE"),
+        ("=", "allowed: SECTION.KEY=VALUE"),
+        ("train.epochs=!!bool x", "not valid YAML: KeyError"),
+        ("nothing.epochs=3", "nothing: unknown key"),
+    ],
+)
+def test_a_wrong_assignment_is_one_message(project, monkeypatch, capsys, assignment, reason):
+    assert main(monkeypatch, "demo", "-S", assignment) == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "3", "train: 3", "train: [epochs]", "train: {", "train: {epochs: 1x}"])
+def test_an_experiment_of_another_form_is_refused_by_its_name(project, text):
+    Path("experiments/demo.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"experiments/demo\.yaml: "):
+        run.read_experiment("demo")

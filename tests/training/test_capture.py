@@ -1,0 +1,374 @@
+"""Captured graphs: on a GPU, and on the CPU with a capture whose replay runs the step."""
+
+import contextlib
+import math
+
+import pytest
+import torch
+from pyro.distributions import transforms
+
+from vae.device import matrix_precision, set_up
+from vae.errors import WorkError
+from vae.training import capture, step
+from vae.training.capture import WaitsForDevice, clear_caches
+from vae.training.step import Step
+
+VARIATIONS = {
+    "default": {},
+    "gated_mlp": {"network": "gated_mlp"},
+    "conv": {"network": "conv", "encoder_widths": [4, 4], "decoder_widths": [4, 4]},
+    "resnet": {"network": "resnet", "encoder_widths": [4, 4], "decoder_widths": [4, 4], "residual_blocks": 1},
+    "gaussian_mixture": {"prior": "gaussian_mixture", "prior_components": 5},
+    "vampprior": {"prior": "vampprior", "prior_components": 5},
+    "realnvp": {"prior": "realnvp"},
+    "spline": {"prior": "spline"},
+    "full_covariance": {"posterior": "full_covariance"},
+    "iaf": {"posterior": "iaf"},
+    "coupling": {"posterior": "coupling"},
+    "levels iwae": {"levels": "iwae"},
+    "levels hvae": {"levels": "hvae"},
+    "label": {"condition": "label"},
+}
+TRAINING = {
+    "clip": {"gradient_clip": 5},
+    "average": {"ema_decay": 0.8},
+    "kl warm-up": {"kl_warmup_epochs": 2},
+    "iwae": {"objective": "iwae", "particles": 3},
+    "dreg": {"objective": "dreg", "particles": 3},
+    "bfloat16": {"precision": "bfloat16"},
+    "tf32": {"precision": "tf32"},
+}
+CASES = pytest.mark.parametrize(
+    ("model", "train"),
+    [*((model, {}) for model in VARIATIONS.values()), *(({}, train) for train in TRAINING.values())],
+    ids=[*VARIATIONS, *TRAINING],
+)
+
+
+def needs_cuda(test):
+    return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")(test))
+
+
+@pytest.fixture
+def images(digits):
+    """150 digits: two whole mini-batches of 64 and one of 22."""
+    return digits[:150]
+
+
+@pytest.fixture
+def make_step(make_model, make_train, images):
+    """Give a function: a step of a small model."""
+
+    def make(device, model, **train):
+        labels = torch.arange(150) % 10
+        made = make_model(image_shape=tuple(images.shape[1:]), **{"flow_widths": [8]} | model)
+        return Step(made.to(device), images.to(device), True, make_train(**train), labels.to(device))
+
+    return make
+
+
+def run_epochs(trained, epochs=3):
+    for _ in range(epochs):
+        trained.begin_epoch()
+        for size in (64, 64, 22):
+            trained(size)
+
+
+def state_after(trained, epochs=3):
+    torch.manual_seed(1)
+    run_epochs(trained, epochs)
+    return {name: tensor.clone() for name, tensor in trained.tensors().items()}
+
+
+# --- A stand-in on the CPU: what is captured does not run, what is replayed does
+
+
+class Stream:
+    def wait_stream(self, other):
+        pass
+
+
+class Graph:
+    """Remembers, when captured, what runs; forgets what that did."""
+
+    def __init__(self):
+        self.run = None
+
+    def replay(self):
+        self.run()
+
+    def pool(self):
+        return self
+
+    def reset(self):
+        pass
+
+
+class Events:
+    """Stand for torch.cuda.Event and count what is waited for."""
+
+    def __init__(self):
+        self.recorded = self.waited = 0
+
+    def __call__(self, blocking):
+        return self
+
+    def record(self):
+        self.recorded += 1
+
+    def synchronize(self):
+        self.waited += 1
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Let the CPU stand for a GPU in `vae.training.capture`; gives what was captured, in order, by its pool."""
+    pools, modes = [], ["default"]
+
+    @contextlib.contextmanager
+    def graph(captured, pool, stream):
+        # A capture runs nothing: whatever the body does is undone.
+        pools.append((captured, pool))
+        with torch.random.fork_rng(devices=[]):
+            yield
+
+    monkeypatch.setattr(capture, "_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", torch.set_rng_state)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    return pools
+
+
+@pytest.fixture
+def make_captured(make_step, stub, monkeypatch):
+    """Give a function: a step on the CPU that believes it is captured."""
+    call = capture.capture
+
+    def captured(run, state=(), pool=None):
+        before = []
+
+        def recorded():
+            # The call inside `torch.cuda.graph` comes last; its effects are undone below.
+            before[:] = [tensor.detach().clone() for tensor in state]
+            run()
+
+        graph = call(recorded, state, pool)
+        for tensor, value in zip(state, before, strict=True):
+            tensor.detach().copy_(value)
+        graph.run = run
+        return graph
+
+    monkeypatch.setattr(step, "capture", captured)
+
+    def make(model, **train):
+        made = make_step("cpu", model, **train)
+        made.captures = True
+        return made
+
+    return make
+
+
+@CASES
+def test_a_capture_leaves_no_trace(lean, make_step, make_captured, stub, model, train):
+    eager, captured = make_step("cpu", model, **train), make_captured(model, **train)
+    expected, actual = state_after(eager), state_after(captured)
+    assert set(captured.graphs) == {64, 22}
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+
+
+def test_graphs_share_their_memory(lean, make_captured, stub):
+    state_after(make_captured({}))
+    (first, none), (_, shared) = stub
+    assert none is None
+    assert shared is first
+
+
+def test_a_capture_keeps_no_step_alive_in_the_flows(lean, make_captured, stub):
+    captured = make_captured({"prior": "realnvp", "posterior": "coupling"})
+    captured.begin_epoch()
+    captured._capture(64)
+    for part in captured.model.modules():
+        held = [value for name, value in vars(part).items() if name.startswith("_cache")]
+        assert not [value for value in held if isinstance(value, torch.Tensor)]
+        assert getattr(part, "_cached_x_y", (None, None)) == (None, None)
+
+
+@pytest.mark.parametrize("make", [transforms.affine_coupling, transforms.spline_coupling])
+def test_clearing_caches_changes_no_value(make):
+    flow = make(4)
+    x = torch.randn(3, 4)
+    y = flow(x)
+    expected = flow.log_abs_det_jacobian(x, y)
+    clear_caches(flow)
+    assert flow._cached_x_y == (None, None)
+    flow(x)
+    torch.testing.assert_close(flow.log_abs_det_jacobian(x, flow(x)), expected)
+
+
+# --- What waits is found out before the capture
+
+
+class Waiting:
+    """An objective that waits for the device where torch refuses that."""
+
+    def __init__(self, objective):
+        self.objective = objective
+
+    def __call__(self, *args):
+        if torch.cuda.get_sync_debug_mode() == "error":
+            raise RuntimeError("called a synchronizing CUDA operation\nmore")
+        return self.objective(*args)
+
+
+@pytest.fixture
+def make_waiting(make_captured, stub, monkeypatch):
+    """Give a function: a step that cannot be captured."""
+
+    def make(**train):
+        made = make_captured({}, **train)
+        made.objective = Waiting(made.objective)
+        return made
+
+    return make
+
+
+def test_what_cannot_be_captured_goes_on_eagerly_and_says_why(lean, make_step, make_waiting, stub, capsys):
+    expected = state_after(make_step("cpu", {}))
+    waiting = make_waiting(step="auto")
+    actual = state_after(waiting)
+    assert capsys.readouterr().out.splitlines() == [
+        "training without a CUDA graph, as this model's step cannot be captured: called a synchronizing CUDA operation"
+    ]
+    assert not stub, "captured"
+    assert not waiting.graphs
+    assert torch.cuda.get_sync_debug_mode() == "default"
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+
+
+def test_a_graph_that_is_asked_for_and_cannot_be_is_refused(lean, make_waiting, stub):
+    waiting = make_waiting(step="graph")
+    waiting.begin_epoch()
+    before = {name: tensor.clone() for name, tensor in waiting.tensors().items()}
+    with pytest.raises(WorkError, match=r"train\.step: got 'graph'.*called a synchronizing CUDA operation"):
+        waiting(64)
+    for name, tensor in before.items():
+        assert torch.equal(waiting.tensors()[name], tensor), name
+
+
+def test_other_errors_are_not_taken_for_waiting(stub):
+    def fail():
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        capture.capture(fail)
+    assert torch.cuda.get_sync_debug_mode() == "default"
+
+
+# --- The host stays near the device
+
+
+def test_the_host_never_runs_more_than_two_waits_ahead(lean, make_step, monkeypatch):
+    events = Events()
+    monkeypatch.setattr(torch.cuda, "Event", events)
+    trained = make_step("cpu", {})
+    for call in range(1, 10 * step._PACE + 1):
+        trained._keep_pace()
+        assert events.recorded == call // step._PACE
+        assert events.waited == max(events.recorded - 1, 0)
+
+
+# --- On a GPU; the twins on the CPU are above
+
+
+@needs_cuda
+@CASES
+def test_captured_graphs_agree_with_eager_steps(make_step, model, train):
+    device = set_up("cuda")
+    states = {}
+    for how in ("eager", "graph"):
+        with matrix_precision(train.get("precision", "float32")):
+            made = make_step(device, model, step=how, **train)
+            states[how] = state_after(made)
+            assert set(made.graphs) == ({64, 22} if how == "graph" else set())
+    # The same kernels and draws; the tolerance of `test_steps_equal_plain_pytorch` should a library choose others, and
+    # bfloat16's 8 bits.
+    tolerance = {"rtol": 1e-2, "atol": 1e-2} if train.get("precision") == "bfloat16" else {"rtol": 1e-5, "atol": 2e-5}
+    for name, tensor in states["eager"].items():
+        torch.testing.assert_close(states["graph"][name], tensor, msg=name, **tolerance)
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("model", [VARIATIONS["default"], VARIATIONS["conv"]], ids=["mlp", "conv"])
+def test_less_precise_steps_come_near_to_float32(make_step, model, precision):
+    device = set_up("cuda")
+    elbos = {}
+    for each in ("float32", precision):
+        with matrix_precision(each):
+            totals = state_after(make_step(device, model, precision=each))["totals"]
+        elbos[each] = (totals[0] - totals[1]).item() / 150
+    # As in test_loop: tf32 keeps 10 bits and bfloat16 8, errors of 0.4 % in layers of some ten terms, less in the mean.
+    assert math.isclose(elbos[precision], elbos["float32"], rel_tol=0.005)
+    assert precision == "tf32" or elbos[precision] != elbos["float32"]
+
+
+@needs_cuda
+def test_a_captured_run_repeats_to_the_byte(make_step):
+    device = set_up("cuda")
+    first, again = (state_after(make_step(device, VARIATIONS["realnvp"], step="graph")) for _ in range(2))
+    for name, tensor in first.items():
+        assert torch.equal(again[name], tensor), name
+
+
+@needs_cuda
+def test_waiting_is_found_out_before_the_capture(make_step, capsys):
+    device = set_up("cuda")
+    made = make_step(device, {}, step="auto")
+    objective = made.objective
+
+    def reading(*args):
+        loss, terms = objective(*args)
+        loss.item()
+        return loss, terms
+
+    made.objective = reading
+    actual = state_after(made)
+    assert "cannot be captured: called a synchronizing CUDA operation" in capsys.readouterr().out
+    for name, tensor in state_after(make_step(device, {}, step="eager")).items():
+        assert torch.equal(actual[name], tensor), name
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("how", ["eager", "graph"])
+def test_an_epoch_never_waits_for_the_device(make_step, how):
+    device = set_up("cuda")
+    made = make_step(device, {}, step=how, ema_decay=0.9, gradient_clip=5)
+    run_epochs(made, 1)  # captures both batch sizes, which does wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run_epochs(made, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert made.index.item() == 6
+
+
+@needs_cuda
+def test_graphs_are_captured_by_default_on_cuda(make_step):
+    assert make_step(set_up("cuda"), {}, step="auto").captures
+
+
+def test_waiting_has_a_message_of_one_line(stub):
+    def wait():
+        if torch.cuda.get_sync_debug_mode() == "error":
+            raise RuntimeError("called a synchronizing CUDA operation\nC++ stack")
+
+    with pytest.raises(WaitsForDevice, match=r"^called a synchronizing CUDA operation$"):
+        capture.capture(wait)

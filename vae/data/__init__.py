@@ -1,0 +1,1 @@
+"""Data sources, checksums, splits and binarization, independent of any model."""

@@ -1,1 +1,0 @@
-"""The priors, the posteriors and the likelihoods: modules that return Pyro distributions, no networks' details."""

@@ -1,0 +1,124 @@
+"""A small convolutional classifier, whose features serve to compare samples with real images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from vae import files, modules
+from vae.data.images import Split, pixels
+from vae.errors import WorkError
+from vae.seeds import derive
+from vae.settings import Classify
+
+FEATURES = 64
+_CHUNK = 1_000  # images per batch
+
+
+class Classifier(nn.Module):
+    """Images, float (n, channels, height, width) with values from 0 to 1, to class logits, (n, classes)."""
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        channels, *sides = image_shape
+        convolutions = nn.Sequential(
+            *_convolution(channels, 16, size=5, stride=2),
+            *_convolution(16, 32),
+            nn.MaxPool2d(2, ceil_mode=True),
+            *_convolution(32, 48),
+            *_convolution(48, 48),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.Flatten(),
+        )
+        height, width = (-(-side // 8) for side in sides)
+        self.body = nn.Sequential(convolutions, nn.Linear(48 * height * width, FEATURES), nn.ReLU())
+        self.head = nn.Linear(FEATURES, classes)
+        # A third faster on a CPU.
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The inputs of the last layer for each image, shape (n, FEATURES)."""
+        return self.body(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+class Judgement(NamedTuple):
+    """A classifier's output for n images: features (n, FEATURES) and class probabilities (n, classes)."""
+
+    features: Tensor
+    probabilities: Tensor
+
+
+def train(split: Split, classes: int, binarize: bool, settings: Classify) -> Classifier:
+    """Train a classifier on a split's images and labels, on their device.
+
+    With `binarize` the pixels of each mini-batch are drawn anew from the images' intensities. Adam's learning rate
+    follows one cycle (Smith & Topin 2017).
+
+    Raises:
+        WorkError: the final weights are not finite.
+    """
+    images, labels = split.images, split.labels
+    torch.manual_seed(derive(settings.seed, "classify"))
+    classifier = Classifier(tuple(images.shape[1:]), classes).to(images.device)
+    steps = -(-len(images) // settings.batch_size)
+    adam = torch.optim.Adam(classifier.parameters(), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, settings.learning_rate, total_steps=settings.epochs * steps)
+    with tqdm(total=settings.epochs * len(images), unit="image", desc="classifier", disable=None) as bar:
+        for _ in range(settings.epochs):
+            for chosen in torch.randperm(len(images), device=images.device).tensor_split(steps):
+                loss = F.cross_entropy(classifier(pixels(images[chosen], draw=binarize)), labels[chosen])
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+                schedule.step()
+                bar.update(len(chosen))
+    if not all(tensor.isfinite().all() for tensor in classifier.state_dict().values()):
+        raise WorkError(
+            f"the classifier's weights are not finite: lower classify.learning_rate (now {settings.learning_rate:g})"
+        )
+    return classifier.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def judge(classifier: Classifier, images: Tensor) -> Judgement:
+    """Classify images, uint8 (n, channels, height, width), in bounded memory."""
+    features = torch.cat([classifier.features(pixels(part, draw=False)) for part in images.split(_CHUNK)])
+    return Judgement(features, classifier.head(features).softmax(dim=1))
+
+
+def accuracy(judgement: Judgement, labels: Tensor) -> float:
+    """The share of images whose most probable class is their label, int64 (n,)."""
+    return (judgement.probabilities.argmax(dim=1) == labels).double().mean().item()
+
+
+def save(classifier: Classifier, path: str | Path, classes: Sequence[str]) -> None:
+    """Write the weights, the image shape and the class names."""
+    metadata = {"image_shape": list(classifier.image_shape), "classes": list(classes)}
+    files.write_tensors(path, classifier.state_dict(), metadata)
+
+
+def load(path: str | Path, device: str = "cpu") -> Classifier:
+    """Rebuild a saved classifier, ready to use: in evaluation mode, its parameters fixed.
+
+    Raises:
+        InputError: the file is missing or damaged, or does not hold a classifier.
+    """
+    return modules.load(path, device, "classifier", _build)[0]
+
+
+def _build(metadata: Mapping[str, Any]) -> Classifier:
+    channels, height, width = metadata["image_shape"]
+    return Classifier((channels, height, width), len(metadata["classes"]))

@@ -1,0 +1,1 @@
+"""Priors, posteriors and likelihoods: modules that return Pyro distributions."""

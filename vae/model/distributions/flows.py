@@ -1,0 +1,98 @@
+"""Normalizing flows on vectors, most of them from Pyro's own transforms."""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from pyro.distributions import transforms
+from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN, DenseNN
+from torch import Tensor, nn
+
+from vae.model.distributions.splines import SplineCoupling
+
+
+class Flip(dist.transforms.Transform):
+    """The reversal of a vector's order; unlike Pyro's `Permute` it needs no index to undo it."""
+
+    domain = dist.constraints.real_vector
+    codomain = dist.constraints.real_vector
+    bijective = True
+    volume_preserving = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Flip)
+
+    def __hash__(self) -> int:
+        return hash(Flip)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x.flip(-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y.flip(-1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """The log determinant: zeros, shape (...)."""
+        return x.new_zeros(x.shape[:-1])
+
+
+class Flow(nn.Module):
+    """A chain of bijections on vectors of shape (dim,), each followed by a reversal of the vector."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, base: dist.Distribution, context: Tensor | None = None) -> dist.Distribution:
+        """The distribution of draws from `base` after the chain; a context has shape (..., features)."""
+        chain: list[dist.TransformModule] = []
+        for layer in self.layers:
+            # A transform caches its last result and the graph behind it. A copy of the layer shares its weights, and
+            # the copy's cache is freed with this distribution.
+            chain += [copy.copy(layer) if context is None else layer.condition(context), Flip(cache_size=1)]
+        return dist.TransformedDistribution(base, chain)
+
+
+def affine_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
+    """Affine coupling layers (RealNVP, Dinh et al. 2017), the identity at first."""
+    half = dim // 2
+    nets = [_silent(DenseNN(half, widths, [dim - half, dim - half], nonlinearity=nn.SiLU())) for _ in range(layers)]
+    return Flow([transforms.AffineCoupling(half, net) for net in nets])
+
+
+def spline_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
+    """Rational linear spline coupling layers (Dolatabadi et al. 2020) on [-6, 6], close to the identity at first."""
+    half, bins = dim // 2, 8
+    sizes = [(dim - half) * count for count in (bins, bins, bins - 1, bins)]
+    nets = [_silent(DenseNN(half, widths, sizes, nonlinearity=nn.SiLU())) for _ in range(layers)]
+    slope = math.log(math.expm1(1))  # whose softplus is 1
+    layers_made = []
+    for net in nets:
+        layer = SplineCoupling(dim, half, net, bins, bound=6.0)
+        nn.init.constant_(layer.slopes, slope)
+        nn.init.constant_(net.layers[-1].bias[net.param_slices[2]], slope)
+        layers_made.append(layer)
+    return Flow(layers_made)
+
+
+def conditional_affine_coupling(dim: int, features: int, widths: Sequence[int], layers: int) -> Flow:
+    """Affine coupling layers that also see a context of size `features`, the identity at first."""
+    half = dim // 2
+    nets = [
+        _silent(ConditionalDenseNN(half, features, widths, [dim - half, dim - half], nonlinearity=nn.SiLU()))
+        for _ in range(layers)
+    ]
+    return Flow([transforms.ConditionalAffineCoupling(half, net) for net in nets])
+
+
+def inverse_autoregressive(dim: int, features: int, widths: Sequence[int], layers: int) -> Flow:
+    """Inverse autoregressive layers (Kingma et al. 2016, section 4) that also see a context; the identity at first."""
+    nets = [_silent(ConditionalAutoRegressiveNN(dim, features, widths, nonlinearity=nn.SiLU())) for _ in range(layers)]
+    return Flow([transforms.ConditionalAffineAutoregressive(net) for net in nets])
+
+
+def _silent(net: nn.Module) -> nn.Module:
+    nn.init.zeros_(net.layers[-1].weight)
+    nn.init.zeros_(net.layers[-1].bias)
+    return net

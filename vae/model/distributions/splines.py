@@ -1,0 +1,174 @@
+"""Rational linear splines (Dolatabadi, Erfani & Leckie 2020, arXiv 2001.05168): monotonic maps of the real line.
+
+Equivalent to Pyro's, but without Boolean masks that read the device, so that a step can be captured as a CUDA graph.
+"""
+
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# The minimum width and height of a bin as a share of the whole, the minimum slope at a knot, and the minimum distance
+# of a bin's division point from its ends.
+_LEAST_SHARE, _LEAST_SLOPE, _LEAST_LAMBDA = 1e-3, 1e-3, 0.025
+_EPSILON = 1e-6  # values this close above a knot belong to the bin below
+
+
+class Knots(NamedTuple):
+    """K bins of the square [-bound, bound]^2: positions and slopes of knots, (..., K + 1), and lambda, (..., K).
+
+    A knot k is at (x_k, y_k) with the slope delta_k; lambda_k divides the k-th bin in two, as a share of its width.
+    """
+
+    x: Tensor
+    y: Tensor
+    slopes: Tensor
+    lambdas: Tensor
+
+
+def knots(widths: Tensor, heights: Tensor, slopes: Tensor, lambdas: Tensor, bound: float) -> Knots:
+    """Knots from unconstrained numbers of shapes (..., K), (..., K), (..., K - 1) and (..., K)."""
+    # About 1 at both ends, beyond which the map is the identity; Pyro's value, so that densities agree.
+    padded = F.pad(_LEAST_SLOPE + F.softplus(slopes), (1, 1), value=1 - _LEAST_SLOPE)
+    lambdas = _LEAST_LAMBDA + (1 - 2 * _LEAST_LAMBDA) * lambdas.sigmoid()
+    return Knots(_places(widths, bound), _places(heights, bound), padded, lambdas)
+
+
+def _places(lengths: Tensor, bound: float) -> Tensor:
+    shares = _LEAST_SHARE + (1 - _LEAST_SHARE * lengths.shape[-1]) * lengths.softmax(dim=-1)
+    inner = 2 * bound * shares.cumsum(dim=-1)[..., :-1] - bound
+    # Exact ends, which a sum of shares may miss by rounding.
+    return F.pad(F.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)
+
+
+class _Bin(NamedTuple):
+    """One bin per value, in the paper's notation: from (x_a, y_a) through (x_c, y_c) to (x_b, y_b), with weights w."""
+
+    x_a: Tensor
+    width: Tensor
+    y_a: Tensor
+    y_b: Tensor
+    y_c: Tensor
+    w_b: Tensor  # with w_a = 1
+    w_c: Tensor
+    lambda_: Tensor
+
+
+def _bins(at: Tensor, values: Tensor, spline: Knots) -> _Bin:
+    """The bin of each value, (..., dim), among knots `at`, (..., dim, K + 1); values outside get the nearest bin."""
+    index = (values.unsqueeze(-1) >= at + _EPSILON).sum(dim=-1, keepdim=True) - 1
+    index = index.clamp(0, at.shape[-1] - 2)
+
+    def of_bin(parameters: Tensor) -> Tensor:
+        return parameters.expand(*index.shape[:-1], -1).gather(-1, index).squeeze(-1)
+
+    (x_a, x_b), (y_a, y_b), (delta_a, delta_b) = (
+        (of_bin(ends[..., :-1]), of_bin(ends[..., 1:])) for ends in (spline.x, spline.y, spline.slopes)
+    )
+    lambda_, width = of_bin(spline.lambdas), x_b - x_a
+    # Equations 6 to 8, with w_a = 1: continuous slopes, and a division point on the curve.
+    w_b = (delta_a / delta_b).sqrt()
+    w_c = (lambda_ * delta_a + (1 - lambda_) * w_b * delta_b) * width / (y_b - y_a)
+    y_c = ((1 - lambda_) * y_a + lambda_ * w_b * y_b) / (1 - lambda_ + lambda_ * w_b)
+    return _Bin(x_a, width, y_a, y_b, y_c, w_b, w_c, lambda_)
+
+
+def forward(x: Tensor, spline: Knots) -> tuple[Tensor, Tensor]:
+    """The map and its log slope at x, (..., dim); the identity beyond the outer knots."""
+    bound = spline.x[..., -1]
+    inside = (x >= -bound) & (x <= bound)
+    # Values that `where` discards must be finite too, or the gradient is NaN.
+    clamped = torch.where(inside, x, torch.zeros_like(x))
+    b = _bins(spline.x, clamped, spline)
+    theta = (clamped - b.x_a) / b.width
+    lower = theta <= b.lambda_
+    # Equation 5: a ratio of two linear functions on either side of the division point.
+    numerator = torch.where(
+        lower,
+        b.y_a * (b.lambda_ - theta) + b.w_c * b.y_c * theta,
+        b.w_c * b.y_c * (1 - theta) + b.w_b * b.y_b * (theta - b.lambda_),
+    )
+    denominator = torch.where(
+        lower, b.lambda_ - theta + b.w_c * theta, b.w_c * (1 - theta) + b.w_b * (theta - b.lambda_)
+    )
+    log_slope = _log_numerator(b, lower) - b.width.log() - 2 * denominator.log()
+    return torch.where(inside, numerator / denominator, x), torch.where(inside, log_slope, torch.zeros_like(x))
+
+
+def inverse(y: Tensor, spline: Knots) -> tuple[Tensor, Tensor]:
+    """The inverse map at y, (..., dim), and the log slope of the forward map there."""
+    bound = spline.y[..., -1]
+    inside = (y >= -bound) & (y <= bound)
+    clamped = torch.where(inside, y, torch.zeros_like(y))
+    b = _bins(spline.y, clamped, spline)
+    lower = clamped <= b.y_c
+    # Equation 5 solved for theta.
+    numerator = torch.where(
+        lower,
+        b.lambda_ * (b.y_a - clamped),
+        (b.w_c - b.lambda_ * b.w_b) * clamped + b.lambda_ * b.w_b * b.y_b - b.w_c * b.y_c,
+    )
+    denominator = torch.where(
+        lower,
+        (b.w_c - 1) * clamped + b.y_a - b.w_c * b.y_c,
+        (b.w_c - b.w_b) * clamped + b.w_b * b.y_b - b.w_c * b.y_c,
+    )
+    x = numerator / denominator * b.width + b.x_a
+    log_slope = 2 * denominator.abs().log() - _log_numerator(b, lower) - b.width.log()
+    return torch.where(inside, x, y), torch.where(inside, log_slope, torch.zeros_like(y))
+
+
+def _log_numerator(b: _Bin, lower: Tensor) -> Tensor:
+    """The logarithm of the derivative's numerator, of the map with respect to theta."""
+    return torch.where(
+        lower, b.w_c * b.lambda_ * (b.y_c - b.y_a), b.w_b * b.w_c * (1 - b.lambda_) * (b.y_b - b.y_c)
+    ).log()
+
+
+class SplineCoupling(dist.TransformModule):
+    """A coupling layer: learned splines for the first `half` dimensions, splines from a network for the others.
+
+    The network maps the first dimensions, (..., half), to the unconstrained widths, heights, slopes and lambdas of
+    the others' splines, each of shape (..., (dim - half) * numbers).
+    """
+
+    domain = dist.constraints.real_vector
+    codomain = dist.constraints.real_vector
+    bijective = True
+
+    def __init__(self, dim: int, half: int, net: nn.Module, bins: int, bound: float) -> None:
+        super().__init__(cache_size=1)
+        self.dim, self.half, self.net, self.bound = dim, half, net, bound
+        self.widths, self.heights, self.lambdas = (nn.Parameter(torch.zeros(half, bins)) for _ in range(3))
+        self.slopes = nn.Parameter(torch.zeros(half, bins - 1))
+        self._log_slopes: Tensor | None = None
+
+    def _own(self) -> Knots:
+        return knots(self.widths, self.heights, self.slopes, self.lambdas, self.bound)
+
+    def _given(self, first: Tensor) -> Knots:
+        # Under autocast the network's output is bfloat16, too coarse for knots.
+        answers = (part.to(first.dtype) for part in self.net(first))
+        return knots(*(part.unflatten(-1, (self.dim - self.half, -1)) for part in answers), self.bound)
+
+    def _call(self, x: Tensor) -> Tensor:
+        first, second = x.split((self.half, self.dim - self.half), dim=-1)
+        (second, others), (first, slopes) = forward(second, self._given(first)), forward(first, self._own())
+        self._log_slopes = torch.cat([others, slopes], dim=-1)
+        return torch.cat([first, second], dim=-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        first, second = y.split((self.half, self.dim - self.half), dim=-1)
+        first, slopes = inverse(first, self._own())
+        second, others = inverse(second, self._given(first))
+        self._log_slopes = torch.cat([others, slopes], dim=-1)
+        return torch.cat([first, second], dim=-1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of all log slopes, shape (...)."""
+        known_x, known_y = self._cached_x_y
+        if x is not known_x or y is not known_y:
+            self(x)
+        return self._log_slopes.sum(dim=-1)

@@ -1,0 +1,66 @@
+"""Encoders and decoders: plain torch modules, nothing probabilistic.
+
+An encoder maps images of shape (..., channels, height, width) to features of shape (..., `features`). A decoder
+maps vectors of shape (..., inputs) to numbers of shape (..., channels, height, width), and has a `bias` of shape
+(channels, height, width) that it adds to them. Leading dimensions are arbitrary.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from vae.model.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
+from vae.model.networks.mlp import MLPDecoder, MLPEncoder, gated_layer, hidden_layers, plain_layer
+from vae.settings import Model
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "gelu": nn.GELU,
+}
+
+Shape = tuple[int, int, int]
+
+# A new network is one pair of classes and one line in each of these.
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": lambda settings, shape: MLPEncoder(
+        shape, settings.encoder_widths, plain_layer(ACTIVATIONS[settings.activation])
+    ),
+    "gated_mlp": lambda settings, shape: MLPEncoder(shape, settings.encoder_widths, gated_layer),
+    "conv": lambda settings, shape: ConvolutionalEncoder(
+        shape, settings.encoder_widths, ACTIVATIONS[settings.activation], blocks=0
+    ),
+    "resnet": lambda settings, shape: ConvolutionalEncoder(
+        shape, settings.encoder_widths, ACTIVATIONS[settings.activation], settings.residual_blocks
+    ),
+}
+DECODERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": lambda settings, inputs, shape: MLPDecoder(
+        inputs, settings.decoder_widths, shape, plain_layer(ACTIVATIONS[settings.activation])
+    ),
+    "gated_mlp": lambda settings, inputs, shape: MLPDecoder(inputs, settings.decoder_widths, shape, gated_layer),
+    "conv": lambda settings, inputs, shape: ConvolutionalDecoder(
+        inputs, settings.decoder_widths, shape, ACTIVATIONS[settings.activation], blocks=0
+    ),
+    "resnet": lambda settings, inputs, shape: ConvolutionalDecoder(
+        inputs, settings.decoder_widths, shape, ACTIVATIONS[settings.activation], settings.residual_blocks
+    ),
+}
+
+
+def make_encoder(settings: Model, shape: Shape) -> nn.Module:
+    """The encoder that the settings name, for images of `shape`: channels, height, width."""
+    return ENCODERS[settings.network](settings, shape)
+
+
+def make_decoder(settings: Model, inputs: int, shape: Shape) -> nn.Module:
+    """The decoder that the settings name, from vectors of size `inputs` to numbers of `shape`, as above."""
+    return DECODERS[settings.network](settings, inputs, shape)
+
+
+def inner_layers(settings: Model, inputs: int) -> nn.Module:
+    """The fully connected layers between two levels of latent vectors: (..., inputs) to (..., last inner width)."""
+    layer = gated_layer if settings.network == "gated_mlp" else plain_layer(ACTIVATIONS[settings.activation])
+    return hidden_layers([inputs, *settings.inner_widths], layer)

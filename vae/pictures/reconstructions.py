@@ -1,0 +1,165 @@
+"""Reconstructions of test images: typical ones, the best and the worst, and during training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from vae.model import VAE
+from vae.pictures.captions import number
+from vae.pictures.layout import LARGE_IMAGE, MOST_COLUMNS, SMALL_IMAGE, gallery
+from vae.pictures.picture import picture
+from vae.pictures.results import Results, extremes_of_each_class
+
+_EXAMPLES, _EXTREMES = 6, 2  # test images per class
+
+
+@picture(
+    group="reconstruction",
+    title="Reconstructions",
+    shows="Rows of test images from each class, each over the pixels that the model saw and over its reconstruction.",
+    look="A reconstruction keeps the shape and smooths the noise. Watch for strokes or classes that change.",
+)
+def reconstructions(results: Results) -> Figure:
+    """The first test images of each class."""
+    chosen = results.first_of_each_class(_EXAMPLES)
+    originals, inputs = results.originals(chosen), results.inputs(chosen)
+    decoded = reconstruct(results.model, inputs, results.labels[chosen])
+    return reconstructions_figure(originals, inputs, decoded, results.classes, results.caption)
+
+
+def reconstructions_figure(
+    originals: np.ndarray, inputs: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], caption: str
+) -> Figure:
+    """Show images of each class, below them the model's input (if different), and below that its reconstructions.
+
+    Args:
+        originals: images as published, in [0, 1], of shape `(classes, examples, channels, height, width)`.
+        inputs: what the model saw, of the same shape.
+        probabilities: the decoder's means, of the same shape.
+        classes: the classes' names.
+        caption: the title's second line.
+    """
+    kinds = _originals(originals, inputs) | {"reconstruction": probabilities}
+    count, examples, *shape = originals.shape
+    across = max(n for n in range(1, examples + 1) if examples % n == 0 and (n == 1 or n * count <= MOST_COLUMNS))
+    blocks = examples // across
+    images = np.stack(list(kinds.values())).reshape(len(kinds), count, blocks, across, *shape)
+    return gallery(
+        np.moveaxis(images, 2, 0).reshape(blocks * len(kinds), count * across, *shape),
+        title="Test images and their reconstructions",
+        caption=caption,
+        image_size=SMALL_IMAGE,
+        row_labels=list(kinds) * blocks,
+        column_labels=[(name, across) for name in classes],
+        row_breaks=range(len(kinds), blocks * len(kinds), len(kinds)),
+    )
+
+
+@picture(
+    group="reconstruction",
+    title="Best and worst reconstructions",
+    shows="For each class the test images with the lowest and with the highest reconstruction loss.",
+    look="The worst ones should be rare shapes or poor scans; if a whole class is among them, the model is at fault.",
+)
+def reconstructions_extremes(results: Results) -> Figure:
+    """The test images of each class with the lowest and the highest reconstruction NLL."""
+    nll = results.latents["reconstruction_nll"]
+    chosen = extremes_of_each_class(nll, results.labels, len(results.classes), _EXTREMES)
+    originals, inputs = results.originals(chosen), results.inputs(chosen)
+    decoded = reconstruct(results.model, inputs, results.labels[chosen])
+    return reconstructions_extremes_figure(originals, inputs, decoded, nll[chosen], results.classes, results.caption)
+
+
+def reconstructions_extremes_figure(
+    originals: np.ndarray,
+    inputs: np.ndarray,
+    probabilities: np.ndarray,
+    nll: np.ndarray,
+    classes: Sequence[str],
+    caption: str,
+) -> Figure:
+    """Show the images of each class that are reconstructed best over those that are reconstructed worst.
+
+    Args:
+        originals: images as published, in [0, 1], of shape `(2, classes, examples, channels, height, width)`, the
+            best ones first.
+        inputs: what the model saw, of the same shape.
+        probabilities: the decoder's means, of the same shape.
+        nll: the reconstructions' negative log-likelihood in nats, of shape `(2, classes, examples)`.
+        classes: the classes' names.
+        caption: the title's second line.
+    """
+    kinds = _originals(originals, inputs) | {"reconstruction": probabilities}
+    _, count, examples, *shape = originals.shape
+    images = np.stack(list(kinds.values()), axis=1).reshape(2 * len(kinds), count * examples, *shape)
+    last_rows = len(kinds) - 1, 2 * len(kinds) - 1
+    return gallery(
+        images,
+        title="Test images reconstructed best and worst (reconstruction NLL in nats)",
+        caption=caption,
+        image_size=SMALL_IMAGE,
+        row_labels=[f"{which}: {kind}" for which in ("best", "worst") for kind in kinds],
+        column_labels=[(name, examples) for name in classes],
+        row_breaks=[len(kinds)],
+        notes=dict(zip(last_rows, ([_short(value) for value in part.flat] for part in nll), strict=True)),
+    )
+
+
+@picture(
+    group="reconstruction",
+    title="Reconstructions by epoch",
+    shows="One test image of each class, and its reconstruction after selected epochs, one row per epoch.",
+    look="Early rows show an average image; details of the image itself appear with more epochs.",
+)
+def reconstructions_by_epoch(results: Results) -> Figure:
+    """The snapshots taken during training."""
+    chosen, epochs, decoded = (results.snapshots[name] for name in ("indices", "epochs", "probabilities"))
+    originals, inputs = results.originals(chosen), results.inputs(chosen)
+    return reconstructions_by_epoch_figure(originals, inputs, decoded, epochs, results.classes, results.caption)
+
+
+def reconstructions_by_epoch_figure(
+    originals: np.ndarray,
+    inputs: np.ndarray,
+    probabilities: np.ndarray,
+    epochs: Sequence[int],
+    classes: Sequence[str],
+    caption: str,
+) -> Figure:
+    """Show how the reconstruction of one image per class changed during training.
+
+    Args:
+        originals: images as published, in [0, 1], of shape `(classes, channels, height, width)`.
+        inputs: what the model saw, of the same shape.
+        probabilities: the decoder's means after each epoch, of shape `(epochs, classes, channels, height, width)`.
+        epochs: the epochs' numbers.
+        classes: the classes' names.
+        caption: the title's second line.
+    """
+    kinds = _originals(originals, inputs)
+    return gallery(
+        np.concatenate([np.stack(list(kinds.values())), probabilities]),
+        title="Reconstructions of test images by epoch",
+        caption=caption,
+        image_size=LARGE_IMAGE,
+        row_labels=[*kinds, *(f"epoch {epoch}" for epoch in epochs)],
+        column_labels=[(name, 1) for name in classes],
+        row_breaks=[len(kinds)],
+    )
+
+
+@torch.inference_mode()
+def reconstruct(model: VAE, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Decode the posterior means of images (..., channels, height, width) with labels (...); of the images' shape."""
+    flat = torch.from_numpy(images.reshape(-1, *images.shape[-3:])).float()
+    return model.reconstruct(flat, torch.from_numpy(labels.ravel())).numpy().reshape(images.shape)
+
+
+def _originals(originals: np.ndarray, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    return {"original": originals} | ({} if np.array_equal(originals, inputs) else {"model input": inputs})
+
+
+def _short(value: float) -> str:
+    return number(value, 1 if abs(value) < 100 else 0)

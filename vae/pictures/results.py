@@ -1,0 +1,97 @@
+"""The results of a run that pictures draw, and the choice of test images."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vae.data.images import Split
+from vae.model import VAE
+from vae.pictures.captions import describe
+from vae.settings import Plot
+
+
+class Results(NamedTuple):
+    """Results of the earlier stages: a model, its test images, and arrays, numbers and frames by file.
+
+    Attributes:
+        model: on the CPU.
+        test: the test split, with `originals`.
+        classes: the classes' names.
+        snapshots: the arrays in snapshots.npz, reconstructions during training.
+        latents: the arrays in latents.npz, the values of each test image.
+        samples: the arrays in samples.npz, draws from the model and their nearest training images.
+        history: one row per epoch.
+        points: the embedding of the first test images; columns `x`, `y` and `label`, the class's name.
+        method: how the embedding was made, `tsne` or `pca`.
+        active_units: the number of latent dimensions that depend on the image.
+        settings: the `plot` section.
+    """
+
+    model: VAE
+    test: Split
+    classes: list[str]
+    snapshots: dict[str, np.ndarray]
+    latents: dict[str, np.ndarray]
+    samples: dict[str, np.ndarray]
+    history: pd.DataFrame
+    points: pd.DataFrame
+    method: str
+    active_units: int
+    settings: Plot
+
+    @property
+    def caption(self) -> str:
+        """The caption of every picture."""
+        return describe(self.model.metadata, self.model.settings.likelihood)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The test images' classes, int64 (n,)."""
+        return self.test.labels.numpy()
+
+    def originals(self, chosen: np.ndarray) -> np.ndarray:
+        """The test images as published, in [0, 1], at indices of any shape: (..., channels, height, width)."""
+        return self.test.originals.numpy()[chosen] / 255
+
+    def inputs(self, chosen: np.ndarray) -> np.ndarray:
+        """The model's input for these images, in the same shape."""
+        return self.test.images.numpy()[chosen] / 255
+
+    def first_of_each_class(self, count: int) -> np.ndarray:
+        """Indices of each class's first test images, at most `count`: (classes, examples)."""
+        return first_of_each_class(self.labels, len(self.classes), count)
+
+
+def first_of_each_class(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+    """Find the first images of each class: as many per class as the rarest class has, at most `count`.
+
+    Args:
+        labels: class of each image, int64 of shape `(n,)`.
+        classes: number of classes, each of which occurs in `labels`.
+        count: maximum number of images per class.
+
+    Returns:
+        Indices into `labels`, of shape `(classes, examples)`.
+    """
+    return extremes_of_each_class(np.zeros(len(labels)), labels, classes, count)[0]
+
+
+def extremes_of_each_class(values: np.ndarray, labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+    """Find the images of each class with the lowest and the highest values; ties keep their order.
+
+    Args:
+        values: one number per image, of shape `(n,)`.
+        labels: class of each image, int64 of shape `(n,)`.
+        classes: number of classes, each of which occurs in `labels`.
+        count: maximum number of images per class; lowered to the size of the rarest class.
+
+    Returns:
+        Indices of shape `(2, classes, examples)`: the lowest, rising, and the highest, falling.
+    """
+    examples = min(count, np.bincount(labels, minlength=classes).min())
+    members = [np.flatnonzero(labels == label) for label in range(classes)]
+    ends = [
+        [found[np.argsort(sign * values[found], kind="stable")[:examples]] for found in members] for sign in (1, -1)
+    ]
+    return np.array(ends)

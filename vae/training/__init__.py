@@ -1,0 +1,1 @@
+"""Training: schedules, a training step, the training loop and checkpoints."""

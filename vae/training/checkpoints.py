@@ -1,0 +1,108 @@
+"""Checkpoints on disk: written atomically, the previous one kept until the new one is safe.
+
+Each run has its own folder, named by a digest of everything that its results depend on (settings, data, code,
+versions, device, threads), so that a run never loads the state of a different one.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vae.files import replacing, write_json
+
+_LAST, _BEFORE, _PARTS = "last.pt", "before.pt", "identity.json"
+
+
+def digest(*parts: Any) -> str:
+    """The SHA-256 of tensors, bytes and JSON-able values, as 16 hexadecimal digits."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            part = part.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        elif not isinstance(part, bytes):
+            part = json.dumps(part, sort_keys=True).encode()
+        total.update(hashlib.sha256(part).digest())
+    return total.hexdigest()[:16]
+
+
+def write(folder: Path, state: Mapping[str, Any]) -> None:
+    """Save a state of tensors, numbers, strings, lists and mappings; the previous state becomes the reserve."""
+    payload = io.BytesIO()
+    torch.save(dict(state), payload)
+    contents = payload.getvalue()
+    with replacing(folder / "next.pt") as file:
+        file.write(hashlib.sha256(contents).digest() + contents)
+    if (folder / _LAST).exists():
+        (folder / _LAST).replace(folder / _BEFORE)
+    (folder / "next.pt").replace(folder / _LAST)
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The newest intact state in `folder`, or None; prints a line for each damaged state."""
+    for name in (_LAST, _BEFORE):
+        path = folder / name
+        if not path.exists():
+            continue
+        contents = path.read_bytes()
+        if hashlib.sha256(contents[32:]).digest() == contents[:32]:
+            return torch.load(io.BytesIO(contents[32:]), map_location="cpu", weights_only=True)
+        # Moved away, so that the next write does not make it the reserve in place of an intact one.
+        path.replace(path.with_suffix(".damaged"))
+        print(f"{path}: damaged, set aside; trying the checkpoint before it")
+    return None
+
+
+def remove(folder: Path) -> None:
+    """Remove a finished run's checkpoints."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def claim(scratch: Path, parts: Mapping[str, Any]) -> Path:
+    """The folder in `scratch` of the run whose results depend on `parts`, which are written there as well.
+
+    `parts` maps names to JSON-able values: a single value, or a mapping that is compared key by key.
+    """
+    for path in scratch.glob(f"*/{_PARTS}"):
+        if not _has_state(path.parent):  # its run ended before the first checkpoint
+            remove(path.parent)
+    folder = scratch / digest(parts)
+    write_json(folder / _PARTS, parts)
+    return folder
+
+
+def others(folder: Path) -> dict[Path, str]:
+    """Why the states in the folders next to `folder` cannot be used: what differs between their runs and its own.
+
+    Such as "it was made with different settings (train.learning_rate) and threads (1, here 2)".
+    """
+    beside = sorted(path for path in folder.parent.glob("*") if path != folder)
+    return {path: _difference(path, folder) for path in beside if _has_state(path)}
+
+
+def _has_state(folder: Path) -> bool:
+    return (folder / _LAST).exists() or (folder / _BEFORE).exists()
+
+
+def _difference(other: Path, own: Path) -> str:
+    try:
+        theirs, ours = (json.loads((path / _PARTS).read_text()) for path in (other, own))
+    except (OSError, ValueError):
+        return f"it does not say what it was made with (no readable {_PARTS})"
+    found = [text for name in {**ours, **theirs} if (text := _compare(name, theirs.get(name), ours.get(name)))]
+    return f"it was made with different {' and '.join([', '.join(found[:-1]), found[-1]] if found[1:] else found)}"
+
+
+def _compare(name: str, theirs: Any, ours: Any) -> str:
+    """The description of a part that differs: its name, and both values or the differing keys; empty if none differ."""
+    if theirs == ours:
+        return ""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        keys = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+        return f"{name} ({', '.join(keys)})"
+    return f"{name} ({theirs}, here {ours})"

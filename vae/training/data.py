@@ -1,0 +1,31 @@
+"""The data that training uses."""
+
+from dataclasses import dataclass
+
+import torch
+
+from vae.data.images import Split
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits that training uses: uint8 images from 0 to 255, and their labels.
+
+    `draw` says whether the pixels of each mini-batch are drawn anew from the training images' intensities;
+    `validation` may be None; `showcase` holds the few images whose reconstructions are kept after selected epochs.
+    Only conditional models use labels.
+    """
+
+    train: Split
+    validation: Split | None
+    showcase: Split
+    draw: bool
+
+    def to(self, device: torch.device) -> "Data":
+        """The same data on a device, where it stays during training."""
+        return Data(*(None if split is None else split.to(device) for split in self.splits), self.draw)
+
+    @property
+    def splits(self) -> tuple[Split, Split | None, Split]:
+        """The training, validation and showcase splits."""
+        return self.train, self.validation, self.showcase

@@ -1,0 +1,78 @@
+"""The end of an epoch: checks for finite numbers, validation, snapshots and the best weights."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vae.data.images import Split, pixels
+from vae.errors import WorkError
+from vae.model import VAE
+from vae.seeds import derive
+from vae.settings import Train
+from vae.training.data import Data
+from vae.training.progress import Progress, columns, is_best
+from vae.training.step import Step
+from vae.training.validation import mean_bound, mean_terms
+
+
+def finish(step: Step, progress: Progress, data: Data, settings: Train) -> None:
+    """Evaluate the weights after an epoch's last step, and add the results to `progress`.
+
+    Raises:
+        WorkError: a loss, a weight, the validation ELBO or the validation bound is not finite.
+    """
+    log_likelihood, kl, rate = _read(step, progress.epoch + 1, settings)
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+    row = {"epoch": progress.epoch} | columns("train", log_likelihood, kl)
+    with step.averaged():
+        if data.validation is not None:
+            row |= columns(
+                "validation", *mean_terms(step.model, data.validation, derive(settings.seed, "train.validation"))
+            )
+            if settings.objective != "elbo":
+                seed = derive(settings.seed, "train.validation_bound")
+                bound = mean_bound(step.model, data.validation, seed, settings.particles)
+                row["validation_bound"] = round(bound, 4)
+            for name, what in (("validation_elbo", "ELBO"), ("validation_bound", "bound")):
+                if not math.isfinite(row.get(name, 0)):
+                    raise _diverged(f"the validation {what} is not finite after epoch {progress.epoch}", settings)
+        if progress.epoch in settings.snapshot_epochs:
+            progress.snapshots[progress.epoch] = _reconstruct(step.model, data.showcase)
+        if is_best(row, progress.history, settings.kl_warmup_epochs):
+            progress.best_epoch = progress.epoch
+            progress.best = {name: tensor.clone() for name, tensor in step.model.state_dict().items()}
+    progress.history.append(row | {"learning_rate": rate})
+
+
+def take_last_snapshot(model: VAE, progress: Progress, data: Data) -> None:
+    """Make the best epoch's snapshot the last one, as its weights are the ones that are kept."""
+    earlier = {epoch: images for epoch, images in sorted(progress.snapshots.items()) if epoch < progress.best_epoch}
+    progress.snapshots = earlier | {progress.best_epoch: _reconstruct(model, data.showcase)}
+
+
+@torch.no_grad()
+def _read(step: Step, epoch: int, settings: Train) -> list[float]:
+    # In one tensor, as each read makes the host wait for the device.
+    largest = torch.stack(torch._foreach_norm(step.parameters, math.inf))
+    checks = torch.stack([step.losses.isfinite().all(), largest.isfinite().all()])
+    means = step.totals / len(step.images)
+    losses_finite, weights_finite, *values = torch.cat([checks.double(), means, step.rate.double().view(1)]).tolist()
+    if not losses_finite:
+        failed = step.losses.isfinite().logical_not().nonzero()[0].item() + 1
+        raise _diverged(f"the loss is not finite at epoch {epoch}, step {failed} of {len(step.losses)}", settings)
+    if not weights_finite:
+        raise _diverged(f"the weights are not finite after epoch {epoch}", settings)
+    return values
+
+
+def _diverged(what: str, settings: Train) -> WorkError:
+    return WorkError(
+        f"{what}: lower train.learning_rate (now {settings.learning_rate:g}) "
+        f"or set train.gradient_clip (now {settings.gradient_clip:g}; try 10)"
+    )
+
+
+@torch.no_grad()
+def _reconstruct(model: VAE, split: Split) -> Tensor:
+    return model.reconstruct(pixels(split.images, draw=False), split.labels).cpu()

@@ -1,0 +1,173 @@
+"""One training step on one mini-batch, with all of its inputs and outputs kept on the device.
+
+Shuffled indices, schedules, counters and running totals are tensors, so that a step needs nothing from the host:
+on a GPU it is captured as a CUDA graph once per batch size and then replayed.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from vae.data.images import pixels
+from vae.errors import WorkError
+from vae.model import VAE
+from vae.model.objectives import OBJECTIVES
+from vae.settings import Train
+from vae.training import adam
+from vae.training.capture import WaitsForDevice, capture, clear_caches
+from vae.training.schedules import kl_weights, learning_rates
+
+_PACE = 25  # steps between waits for the device: enough to keep it busy, few enough to stop quickly
+
+
+class Step:
+    """Draw a mini-batch, compute the loss and its gradients, update the parameters and the running totals.
+
+    Images are uint8 (n, channels, height, width); labels, int64 (n,), are only used by conditional models.
+
+    Attributes:
+        totals: the sums of log-likelihood and KL over the images since `begin_epoch`, float64 (2,).
+        losses: the loss of each of the epoch's steps, float32 (steps per epoch,).
+        rate: the last step's learning rate, float32 ().
+        index: the number of steps since the start of the run, int64 (1,).
+
+    Raises:
+        WorkError: `train.step` is `graph` and the step cannot be captured.
+    """
+
+    def __init__(self, model: VAE, images: Tensor, draw: bool, settings: Train, labels: Tensor | None = None) -> None:
+        device = images.device
+        self.model, self.images, self.draw, self.settings = model, images, draw, settings
+        self.labels = labels if model.classes else None
+        per_epoch = math.ceil(len(images) / settings.batch_size)
+        steps = per_epoch * settings.epochs
+        # Looked up by a step's index: learning rate, KL weight, number of updates.
+        updates = torch.arange(1, steps + 1).float()
+        columns = (learning_rates(settings, steps), kl_weights(settings, steps, per_epoch), updates)
+        self.schedule = torch.stack(columns, dim=1).to(device)
+        self.scheduled = torch.zeros(1, len(columns), device=device)
+        self.rate, kl_weight, self.updates = self.scheduled[0].unbind()
+        self.kl_weight = kl_weight if settings.kl_warmup_epochs or settings.beta != 1 else 1.0
+        self.offsets = torch.arange(settings.batch_size, device=device)
+        self.slots = torch.arange(per_epoch, device=device)
+        self.order = torch.arange(len(images), device=device)
+        self.counters = torch.zeros(2, dtype=torch.int64, device=device)
+        self.index, self.batch = self.counters.split(1)  # of the step within the run, within the epoch
+        self.losses = torch.zeros(per_epoch, device=device)
+        self.totals = torch.zeros(2, dtype=torch.float64, device=device)
+        self.objective = OBJECTIVES[settings.objective]
+        self.parameters = list(model.parameters())
+        self.gradient_means = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.square_means = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.average = [p.detach().clone() for p in self.parameters] if settings.ema_decay else []
+        autocast = partial(torch.autocast, device.type, torch.bfloat16)
+        self.casts = autocast if settings.precision == "bfloat16" else nullcontext
+        self.captures = settings.step == "graph" or (settings.step == "auto" and device.type == "cuda")
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.called = 0
+        self.behind: torch.cuda.Event | None = None
+
+    def begin_epoch(self) -> None:
+        """Shuffle the images, and reset counters and totals."""
+        torch.randperm(len(self.order), out=self.order)
+        for started in (self.batch, self.losses, self.totals):
+            started.zero_()
+
+    def __call__(self, size: int) -> None:
+        """Train on the next `size` images of the epoch; returns early, at most 50 steps ahead of the device."""
+        if self.captures and size not in self.graphs:
+            self._capture(size)
+        if size in self.graphs:
+            self.graphs[size].replay()
+        else:
+            self._run(size)
+        if self.images.device.type == "cuda":
+            self._keep_pace()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that a step writes, by name; not copies."""
+        alone = ("order", "counters", "losses", "totals", "scheduled")
+        state = {name: getattr(self, name) for name in alone}
+        state |= {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
+        for name in ("average", "gradient_means", "square_means"):
+            state |= {f"{name}.{i}": tensor for i, tensor in enumerate(getattr(self, name))}
+        return state
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `tensors` returned earlier, in place, so that captured graphs stay valid."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Replace the weights by their moving average, if there is one, inside the block."""
+        if not self.average:
+            yield
+            return
+        with torch.no_grad():
+            trained = [parameter.clone() for parameter in self.parameters]
+            torch._foreach_copy_(self.parameters, self.average)
+            try:
+                yield
+            finally:
+                torch._foreach_copy_(self.parameters, trained)
+
+    def _run(self, size: int) -> None:
+        torch.index_select(self.schedule, 0, self.index, out=self.scheduled)
+        chosen = torch.add(self.offsets[:size], self.batch, alpha=self.settings.batch_size)
+        chosen = self.order.index_select(0, chosen)
+        images = pixels(self.images.index_select(0, chosen), self.draw)
+        labels = None if self.labels is None else self.labels.index_select(0, chosen)
+        with self.casts():
+            loss, terms = self.objective(self.model, (images, labels), self.kl_weight, self.settings)
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        with torch.no_grad():
+            if self.settings.gradient_clip:
+                norm = nn.utils.get_total_norm(gradients, foreach=True)
+                torch._foreach_mul_(gradients, (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1))
+            self._update(gradients)
+            if self.average:
+                torch._foreach_lerp_(self.average, self.parameters, 1 - self.settings.ema_decay)
+            self.totals += size * torch.stack([terms.log_likelihood.mean(), terms.kl.mean()])
+            # Not index_copy_, which deterministic mode turns into a sort and many kernels.
+            torch.where(self.slots == self.batch, loss.detach(), self.losses, out=self.losses)
+            self.counters += 1
+
+    def _update(self, gradients: tuple[Tensor, ...]) -> None:
+        adam.update(
+            self.parameters,
+            gradients,
+            self.gradient_means,
+            self.square_means,
+            rate=self.rate,
+            updates=self.updates,
+            epsilon=self.settings.adam_epsilon,
+        )
+
+    def _capture(self, size: int) -> None:
+        def run() -> None:
+            self._run(size)
+            clear_caches(self.model)
+
+        pool = next(iter(self.graphs.values())).pool() if self.graphs else None
+        try:
+            self.graphs[size] = capture(run, list(self.tensors().values()), pool)
+        except WaitsForDevice as reason:
+            if self.settings.step == "graph":
+                raise WorkError(
+                    f"train.step: got 'graph', but this model's step cannot be captured ({reason}); set it to auto"
+                ) from reason
+            print(f"training without a CUDA graph, as this model's step cannot be captured: {reason}", flush=True)
+            self.captures = False
+
+    def _keep_pace(self) -> None:
+        self.called += 1
+        if self.called % _PACE == 0:
+            if self.behind:
+                self.behind.synchronize()
+            self.behind = torch.cuda.Event(blocking=True)
+            self.behind.record()
