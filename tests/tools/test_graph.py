@@ -34,7 +34,7 @@ def test_the_graphs_show_what_depends_on_what(make_settings, levels: str, condit
     pytest.importorskip("graphviz")
     settings = make_settings(model={**SMALL_MODEL, "levels": levels, "condition": condition}).model
     pyro.settings.set(module_local_params=True)
-    drawn = graph.draw(make_model(settings, (8, 8), 10))
+    drawn = graph.draw(make_model(settings, (1, 8, 8), 10))
     assert (arrows(drawn["model"]), arrows(drawn["guide"])) == ARROWS[levels]
 
 
