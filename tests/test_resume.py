@@ -15,7 +15,7 @@ from tests.checkouts import ENVIRONMENT, call, change, contents
 pytestmark = pytest.mark.slow
 
 OUTPUTS = ("data/model.safetensors", "data/snapshots.npz", "plots/history.csv", "metrics/train.json")
-KILLS = 3
+KILLS = 2
 
 
 @pytest.fixture
