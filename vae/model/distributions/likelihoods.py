@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vae.model.distributions.continuous_bernoulli import ContinuousBernoulliImage, logit_of_mean
+from vae.model.kernels import cross_entropy
 
 
 class BernoulliImage(dist.TorchDistribution):
@@ -50,8 +51,7 @@ class BernoulliImage(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the cross-entropy, summed over the pixels of images (..., channels, height, width)."""
-        logits, value = torch.broadcast_tensors(self.logits, value)
-        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").sum((-3, -2, -1))
+        return -cross_entropy(self.logits, value)
 
 
 class Bernoulli(nn.Module):

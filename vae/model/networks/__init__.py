@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from vae.model.kernels import Softplus
 from vae.model.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from vae.model.networks.mlp import MLPDecoder, MLPEncoder, gated_layer, hidden_layers, plain_layer
 from vae.settings import Model
@@ -17,7 +18,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
+    "softplus": Softplus,
     "gelu": nn.GELU,
 }
 
