@@ -41,10 +41,10 @@ def elbo_loss(module: nn.Module, args: tuple[Any, ...], kl_weight: Weight, setti
     replayed = record(model, args, values(drawn))
     kl_of_sites = kl_by_site(drawn, replayed).values()
     terms = ElboTerms(log_likelihood(replayed), total(kl_of_sites))
-    kl = terms.kl.mean()
     if settings.free_bits:
         kl = total(kl_of_site.mean().clamp(min=settings.free_bits) for kl_of_site in kl_of_sites)
-    return kl_weight * kl - terms.log_likelihood.mean(), terms
+        return kl_weight * kl - terms.log_likelihood.mean(), terms
+    return (kl_weight * terms.kl - terms.log_likelihood).mean(), terms
 
 
 def iwae_loss(module: nn.Module, args: tuple[Any, ...], kl_weight: Weight, settings: Train) -> tuple[Tensor, ElboTerms]:

@@ -132,7 +132,7 @@ class Step:
             self._update(gradients)
             if self.average:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - self.settings.ema_decay)
-            self.totals += size * torch.stack([terms.log_likelihood.mean(), terms.kl.mean()])
+            self.totals.add_(torch.stack(terms).flatten(1).mean(1), alpha=size)
             # Not index_copy_, which deterministic mode turns into a sort and many kernels.
             torch.where(self.slots == self.batch, loss.detach(), self.losses, out=self.losses)
             self.counters += 1

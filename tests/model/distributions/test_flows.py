@@ -7,10 +7,12 @@ import weakref
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import DenseNN
 from torch.autograd.functional import jacobian
 
 from vae.model import VAE
 from vae.model.distributions import flows
+from vae.model.distributions.coupling import AffineCoupling
 from vae.model.distributions.normal import NormalVector
 from vae.model.distributions.posteriors import DiagonalNormal, FlowPosterior, FullCovariance, center
 from vae.model.distributions.priors import PRIORS, NormalMixture, VampPrior
@@ -52,7 +54,12 @@ def contexts(name, *leading):
 
 
 def standard(dim):
-    return NormalVector(torch.zeros(dim, dtype=torch.float64), torch.ones(dim, dtype=torch.float64))
+    return NormalVector(*torch.zeros(2, dim, dtype=torch.float64))
+
+
+def shifted(*shape):
+    """Normals around 1."""
+    return NormalVector(torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
 
 def transforms_of(flow, dim, context=None):
@@ -108,7 +115,7 @@ def test_the_log_determinant_is_that_of_the_jacobian(make_flow, name, dim):
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_draws_density_is_the_bases_over_the_determinant(make_flow, name):
     flow, context = make_flow(name), contexts(name, 5)
-    made = flow(NormalVector(*torch.ones(2, 5, 4, dtype=torch.float64)), context)
+    made = flow(shifted(5, 4), context)
     assert (made.batch_shape, made.event_shape) == ((5,), (4,))
     drawn = made.rsample()
     known = made.log_prob(drawn)
@@ -181,7 +188,7 @@ def test_each_row_has_its_own_context_also_for_several_draws(make_flow, name):
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_flow_keeps_no_graph_once_its_distribution_is_gone(make_flow, name):
     flow, context = make_flow(name), contexts(name, 5)
-    made = flow(NormalVector(*torch.ones(2, 5, 4, dtype=torch.float64)), context)
+    made = flow(shifted(5, 4), context)
     drawn = made.rsample()
     made.log_prob(drawn).sum().backward(retain_graph=True)
     gone = weakref.ref(drawn)
@@ -191,6 +198,27 @@ def test_a_flow_keeps_no_graph_once_its_distribution_is_gone(make_flow, name):
     for value in (value for module in flow.modules() for value in vars(module).values()):
         for part in value if isinstance(value, tuple) else (value,):
             assert getattr(part, "grad_fn", None) is None
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_an_affine_coupling_is_pyros_with_its_gradients(direction):
+    # Factors of 5 reach beyond both ends of the log scales' range.
+    net = perturb(DenseNN(2, [8], [3, 3]), 5).double()
+    x, found = torch.randn(50, 5, dtype=torch.float64, requires_grad=True), []
+    for transform in (AffineCoupling(2, net), dist.transforms.AffineCoupling(2, net)):
+        if direction == "forward":
+            y = transform(x)
+            slope = transform.log_abs_det_jacobian(x, y)
+        else:
+            y = transform.inv(x)
+            slope = transform.log_abs_det_jacobian(y, x)
+        loss = (y.sin().sum(-1) * slope).sum()
+        found.append([y, slope, *torch.autograd.grad(loss, [x, *net.parameters()])])
+    log_scale = net(x[:, :2])[1]
+    assert log_scale.min() < -5
+    assert log_scale.max() > 3
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
 
 
 def test_a_flip_is_pyros_permutation():

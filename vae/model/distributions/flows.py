@@ -9,6 +9,7 @@ from pyro.distributions import transforms
 from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN, DenseNN
 from torch import Tensor, nn
 
+from vae.model.distributions.coupling import AffineCoupling
 from vae.model.distributions.splines import SplineCoupling
 
 
@@ -58,7 +59,7 @@ def affine_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
     """Affine coupling layers (RealNVP, Dinh et al. 2017), the identity at first."""
     half = dim // 2
     nets = [_silent(DenseNN(half, widths, [dim - half, dim - half], nonlinearity=nn.SiLU())) for _ in range(layers)]
-    return Flow([transforms.AffineCoupling(half, net) for net in nets])
+    return Flow([AffineCoupling(half, net) for net in nets])
 
 
 def spline_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:

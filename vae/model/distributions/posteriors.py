@@ -20,7 +20,7 @@ class DiagonalNormal(nn.Module):
 
     def forward(self, features: Tensor) -> dist.Distribution:
         mean, log_scale = self.head(features).float().chunk(2, dim=-1)
-        return NormalVector(mean, log_scale.exp())
+        return NormalVector(mean, log_scale)
 
 
 class FullCovariance(nn.Module):

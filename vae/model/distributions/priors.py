@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.model.distributions import flows
-from vae.model.distributions.normal import NormalVector
+from vae.model.distributions.normal import StandardNormalVector
 from vae.settings import Model
 
 ImageShape = tuple[int, int, int]  # channels, height, width
@@ -25,7 +25,7 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(dim), persistent=False)
 
     def forward(self) -> dist.Distribution:
-        return NormalVector(self.mean, self.scale)
+        return StandardNormalVector(self.mean, self.scale)
 
 
 class NormalMixture(dist.TorchDistribution):
