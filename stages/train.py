@@ -14,9 +14,11 @@ from vae.files import write_arrays, write_csv, write_json
 from vae.identity import code_identity, machine, versions
 from vae.model import VAE, make_model, save
 from vae.model.distributions.likelihoods import mark_relaxed
-from vae.settings import Settings
+from vae.settings import Model, Settings, Train
 from vae.training import checkpoints
+from vae.training.choices import resolved
 from vae.training.data import Data
+from vae.training.gradients import compiler_version
 from vae.training.initialization import initialize
 from vae.training.loop import train
 from vae.training.progress import Progress
@@ -41,13 +43,14 @@ def train_stage(settings: Settings) -> None:
     images = data.train.images
     model = make_model(settings.model, tuple(images.shape[1:]), len(metadata["classes"]))
     initialize(model, images)
-    identity = _identity(settings, data, metadata, device)
+    chosen = resolved(settings.train, len(images), device)
+    identity = _identity(settings.model, chosen, data, metadata, device)
     folder = checkpoints.claim(SCRATCH, identity)
     for other, reason in checkpoints.others(folder).items():
         print(f"{other}: not used, {reason}; delete it if you no longer need it")
     progress = train(model.to(device), data, settings.train, folder)
     known = metadata | {"provenance": _provenance(identity)}
-    _write(model, progress, indices, settings, known)
+    _write(model, progress, indices, settings.model_copy(update={"train": chosen}), known)
     if not settings.train.keep_checkpoint:
         checkpoints.remove(folder)
 
@@ -63,18 +66,18 @@ def _read_data() -> tuple[Data, np.ndarray, dict[str, Any]]:
     return Data(split, validation, test[first], metadata["binarization"] == "dynamic"), first, metadata
 
 
-def _identity(settings: Settings, data: Data, metadata: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _identity(model: Model, train: Train, data: Data, metadata: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Everything that the trained model depends on, part by part."""
     # Only a constant learning rate does not depend on the number of epochs.
-    ignored = settings.train.WITHOUT_EFFECT | ({"epochs"} if settings.train.schedule == "constant" else set())
-    sections = {"model": settings.model.model_dump(), "train": settings.train.model_dump(exclude=ignored)}
+    ignored = train.WITHOUT_EFFECT | ({"epochs"} if train.schedule == "constant" else set())
+    sections = {"model": model.model_dump(), "train": train.model_dump(exclude=ignored)}
     splits = dict(zip(("train", "validation", "showcase"), data.splits, strict=True))
     images = {name: checkpoints.digest(split.images, split.labels) for name, split in splits.items() if split}
     return {
         "settings": {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()},
         "data": metadata | images,
         "code": {path: code_identity(ROOT / path) for path in CODE},
-        "versions": versions(("torch", "pyro-ppl")),
+        "versions": versions(("torch", "pyro-ppl")) | (compiler_version() if train.step == "compiled" else {}),
         "device": machine(device),
         "threads": torch.get_num_threads(),
     }

@@ -27,7 +27,14 @@ SMALL_MODEL = {
     "activation": "tanh",
     "prior": "standard_normal",
 }
-SMALL_TRAINING = {"device": "cpu", "epochs": 3, "batch_size": 64, "learning_rate": 0.01, "snapshot_epochs": [1]}
+SMALL_TRAINING = {
+    "device": "cpu",
+    "epochs": 3,
+    "batch_size": 64,
+    "learning_rate": 0.01,
+    "precision": "float32",
+    "snapshot_epochs": [1],
+}
 
 
 def as_split(images, labels=None):

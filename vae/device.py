@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pyro
 import torch
@@ -62,9 +62,14 @@ def set_up(name: Device) -> torch.device:
     return torch.device(name)
 
 
+def preserved_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Restore the random states of the CPU and of `device` at the end of the block."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw with this seed on the CPU and on `device`, and leave the caller's random state untouched."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with preserved_random_state(device):
         torch.manual_seed(seed)
         yield

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vae.model.kernels import Softplus, cross_entropy
+from vae.model import kernels
+from vae.model.kernels import Linear, Softplus, cross_entropy
 
 # All magnitudes, both signs, and beyond where float32's exp overflows.
 VALUES = torch.cat(
@@ -51,3 +52,39 @@ def test_a_second_derivative_is_refused():
     (gradient,) = torch.autograd.grad(Softplus()(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("rows", [(6,), (2, 3)])
+def test_a_large_product_under_autocast_is_of_bfloat16_numbers_summed_in_float32(rows, monkeypatch):
+    monkeypatch.setattr(kernels, "_LARGE", 6 * 5 * 4)
+    x, layer = torch.randn(*rows, 5, requires_grad=True), Linear(5, 4)
+    weights = torch.randn(*rows, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.float32
+    found = [y, *torch.autograd.grad((weights * y).sum(), [x, *layer.parameters()])]
+    x_, weight, of_y = (tensor.detach().bfloat16().double() for tensor in (x, layer.weight, weights))
+    flat_x, flat_y = x_.flatten(0, -2), of_y.flatten(0, -2)
+    bias = layer.bias.detach().double()
+    expected = [x_ @ weight.T + bias, of_y @ weight, flat_y.T @ flat_x, weights.double().flatten(0, -2).sum(0)]
+    for ours, theirs in zip(found, expected, strict=True):
+        # The products' sums are rounded to the 8 bits of bfloat16.
+        torch.testing.assert_close(ours.double(), theirs, rtol=2**-8, atol=2**-8 * theirs.abs().max().item())
+
+
+def test_other_products_are_torchs(monkeypatch):
+    monkeypatch.setattr(kernels, "_LARGE", 6 * 5 * 4 + 1)
+    x, layer = torch.randn(6, 5), Linear(5, 4)
+    expected = F.linear(x, layer.weight, layer.bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), expected)
+    monkeypatch.setattr(kernels, "_LARGE", 0)
+    assert torch.equal(layer(x), expected)
+
+
+def test_a_product_whose_weights_are_fixed_passes_the_gradient_on(monkeypatch):
+    monkeypatch.setattr(kernels, "_LARGE", 0)
+    x, layer = torch.randn(6, 5, requires_grad=True), Linear(5, 4).requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+    torch.testing.assert_close(gradient, layer.weight.bfloat16().sum(0).float().expand(6, -1), rtol=2**-7, atol=2**-7)

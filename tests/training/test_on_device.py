@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.model import test_family
 from tests.training.operations import NoCopies, NoReads, Operations
 from vae.data.images import Split
-from vae.model import make_model
+from vae.model import kernels, make_model
 from vae.settings import parse_settings
 from vae.training import validation
 from vae.training.initialization import initialize
@@ -27,8 +27,9 @@ parse = test_family.parse
 
 
 @pytest.fixture
-def make_step(lean, parse, digits):
+def make_step(lean, parse, digits, monkeypatch):
     """Give a function: a step of a combination of parts on 16 digits, on a device."""
+    monkeypatch.setattr(kernels, "_LARGE", 0)  # so that the small products of bfloat16 count as large
 
     def make(choice, device="cpu", **train):
         settings = parse(choice)

@@ -7,7 +7,6 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vae.device import seeded
 from vae.model.distributions.likelihoods import LIKELIHOODS
@@ -119,7 +118,9 @@ class VAE(nn.Module):
         return center(self.posterior_given(images, labels))
 
     def _one_hot(self, labels: Tensor, shape: torch.Size) -> Tensor:
-        return F.one_hot(labels, self.classes).float().expand(*shape, -1)
+        # Not `one_hot`, which reads its input on a CPU, so that a step could not be recorded.
+        vectors = labels.unsqueeze(-1) == torch.arange(self.classes, device=labels.device)
+        return vectors.float().expand(*shape, -1)
 
     # --- For users
 

@@ -172,8 +172,8 @@ class Train(Section):
     gradient_clip: _number(ge=0, le=1_000_000_000)
     ema_decay: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_read_exponent)]
     patience: EpochsOrOff
-    precision: Literal["float32", "tf32", "bfloat16"]
-    step: Literal["auto", "eager", "graph"]
+    precision: Literal["auto", "float32", "tf32", "bfloat16"]
+    step: Literal["auto", "eager", "recorded", "compiled", "graph"]
     checkpoint_every: Epochs
     keep_checkpoint: bool
     snapshot_epochs: Annotated[list[Epochs], Field(max_length=1000)]

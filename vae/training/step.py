@@ -1,13 +1,12 @@
 """One training step on one mini-batch, with all of its inputs and outputs kept on the device.
 
 Shuffled indices, schedules, counters and running totals are tensors, so that a step needs nothing from the host:
-on a GPU it is captured as a CUDA graph once per batch size and then replayed.
+on a GPU it is captured as a CUDA graph once per batch size and then replayed, on a CPU its operations are recorded.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 from vae.data.images import pixels
 from vae.errors import WorkError
 from vae.model import VAE
-from vae.model.objectives import OBJECTIVES
 from vae.settings import Train
 from vae.training import adam
 from vae.training.capture import WaitsForDevice, capture, clear_caches
+from vae.training.choices import resolved
+from vae.training.gradients import CannotCompile, Gradients, Inputs, by_programs, compiled, recorded
 from vae.training.schedules import kl_weights, learning_rates
 
 _PACE = 25  # steps between waits for the device: enough to keep it busy, few enough to stop quickly
@@ -36,11 +36,12 @@ class Step:
         index: the number of steps since the start of the run, int64 (1,).
 
     Raises:
-        WorkError: `train.step` is `graph` and the step cannot be captured.
+        WorkError: `train.step` is `graph` and the step cannot be captured, or `compiled` and it cannot be compiled.
     """
 
     def __init__(self, model: VAE, images: Tensor, draw: bool, settings: Train, labels: Tensor | None = None) -> None:
-        device = images.device
+        device, self.chosen = images.device, settings.step == "auto"
+        settings = resolved(settings, len(images), device)
         self.model, self.images, self.draw, self.settings = model, images, draw, settings
         self.labels = labels if model.classes else None
         per_epoch = math.ceil(len(images) / settings.batch_size)
@@ -59,14 +60,12 @@ class Step:
         self.index, self.batch = self.counters.split(1)  # of the step within the run, within the epoch
         self.losses = torch.zeros(per_epoch, device=device)
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)
-        self.objective = OBJECTIVES[settings.objective]
         self.parameters = list(model.parameters())
         self.gradient_means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.square_means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.average = [p.detach().clone() for p in self.parameters] if settings.ema_decay else []
-        autocast = partial(torch.autocast, device.type, torch.bfloat16)
-        self.casts = autocast if settings.precision == "bfloat16" else nullcontext
-        self.captures = settings.step == "graph" or (settings.step == "auto" and device.type == "cuda")
+        self.gradients: dict[int, Gradients] = {}  # by the number of images
+        self.captures = device.type == "cuda" and settings.step in ("graph", "compiled")
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.called = 0
         self.behind: torch.cuda.Event | None = None
@@ -122,9 +121,10 @@ class Step:
         chosen = self.order.index_select(0, chosen)
         images = pixels(self.images.index_select(0, chosen), self.draw)
         labels = None if self.labels is None else self.labels.index_select(0, chosen)
-        with self.casts():
-            loss, terms = self.objective(self.model, (images, labels), self.kl_weight, self.settings)
-        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        inputs = Inputs(images, labels, self.kl_weight)
+        if size not in self.gradients:
+            self.gradients[size] = self._make_gradients(inputs)
+        loss, *terms, gradients = self.gradients[size](inputs)
         with torch.no_grad():
             if self.settings.gradient_clip:
                 norm = nn.utils.get_total_norm(gradients, foreach=True)
@@ -134,10 +134,23 @@ class Step:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - self.settings.ema_decay)
             self.totals.add_(torch.stack(terms).flatten(1).mean(1), alpha=size)
             # Not index_copy_, which deterministic mode turns into a sort and many kernels.
-            torch.where(self.slots == self.batch, loss.detach(), self.losses, out=self.losses)
+            torch.where(self.slots == self.batch, loss, self.losses, out=self.losses)
             self.counters += 1
 
-    def _update(self, gradients: tuple[Tensor, ...]) -> None:
+    def _make_gradients(self, inputs: Inputs) -> Gradients:
+        if self.settings.step == "compiled":
+            try:
+                return compiled(self.model, self.settings, inputs)
+            except CannotCompile as reason:
+                if not self.chosen:
+                    raise self._refusal("compiled", reason) from reason
+                print(f"training without compiling the step, as the compiler fails: {reason}", flush=True)
+                self.settings = self.settings.model_copy(update={"step": "recorded"})
+        if self.settings.step == "recorded":
+            return recorded(self.model, self.settings, inputs)
+        return by_programs(self.model, self.settings)
+
+    def _update(self, gradients: Sequence[Tensor]) -> None:
         adam.update(
             self.parameters,
             gradients,
@@ -157,12 +170,14 @@ class Step:
         try:
             self.graphs[size] = capture(run, list(self.tensors().values()), pool)
         except WaitsForDevice as reason:
-            if self.settings.step == "graph":
-                raise WorkError(
-                    f"train.step: got 'graph', but this model's step cannot be captured ({reason}); set it to auto"
-                ) from reason
+            if not self.chosen:
+                raise self._refusal("captured", reason) from reason
             print(f"training without a CUDA graph, as this model's step cannot be captured: {reason}", flush=True)
             self.captures = False
+
+    def _refusal(self, what: str, reason: Exception) -> WorkError:
+        step = self.settings.step
+        return WorkError(f"train.step: got {step!r}, but this model's step cannot be {what} ({reason}); set it to auto")
 
     def _keep_pace(self) -> None:
         self.called += 1

@@ -8,6 +8,8 @@ from pyro.nn import DenseNN
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vae.model.kernels import linear
+
 _LOG_SCALES = (-5.0, 3.0)
 
 
@@ -48,8 +50,8 @@ class AffineCoupling(dist.TransformModule):
         *hidden, last = self.nn.layers
         features = first
         for layer in hidden:
-            features = self.nn.f(layer(features))
-        mean, log_scale = last(features).to(first.dtype).chunk(2, dim=-1)
+            features = self.nn.f(linear(features, layer.weight, layer.bias))
+        mean, log_scale = linear(features, last.weight, last.bias).to(first.dtype).chunk(2, dim=-1)
         return mean, log_scale
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:

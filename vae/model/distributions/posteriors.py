@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vae.model.distributions import flows
 from vae.model.distributions.normal import NormalVector
+from vae.model.kernels import Linear
 from vae.settings import Model
 
 
@@ -16,7 +17,7 @@ class DiagonalNormal(nn.Module):
 
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()
-        self.head = nn.Linear(features, 2 * dim)
+        self.head = Linear(features, 2 * dim)
 
     def forward(self, features: Tensor) -> dist.Distribution:
         mean, log_scale = self.head(features).float().chunk(2, dim=-1)
@@ -29,7 +30,7 @@ class FullCovariance(nn.Module):
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.head = nn.Linear(features, 2 * dim + dim * (dim - 1) // 2)
+        self.head = Linear(features, 2 * dim + dim * (dim - 1) // 2)
         rows, columns = torch.tril_indices(dim, dim, offset=-1)
         self.register_buffer("below", rows * dim + columns, persistent=False)
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vae.model.kernels import Linear
+
 
 class ResidualBlock(nn.Module):
     """x + conv(activation(conv(activation(x)))), the identity at first; maps of shape (n, channels, height, width)."""
@@ -75,7 +77,7 @@ class ConvolutionalDecoder(nn.Module):
         map_sizes = halvings(tuple(image_size), len(widths))[::-1]
         sizes = [*widths, channels]
         self.start = (sizes[0], *map_sizes[0])
-        self.first = nn.Linear(inputs, math.prod(self.start))
+        self.first = Linear(inputs, math.prod(self.start))
         layers: list[nn.Module] = []
         for i, map_size in enumerate(map_sizes[1:]):
             layers += [ResidualBlock(sizes[i], activation) for _ in range(blocks)]

@@ -6,17 +6,19 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from vae.model.kernels import Linear
+
 Layer = Callable[[int, int], nn.Module]
 
 
 def plain_layer(activation: type[nn.Module]) -> Layer:
     """A layer activation(W x + b), as a function of the number of inputs and outputs."""
-    return lambda inputs, outputs: nn.Sequential(nn.Linear(inputs, outputs), activation())
+    return lambda inputs, outputs: nn.Sequential(Linear(inputs, outputs), activation())
 
 
 def gated_layer(inputs: int, outputs: int) -> nn.Module:
     """A layer (W x + b) * sigmoid(V x + c) (Dauphin et al. 2016; Tomczak & Welling 2018)."""
-    return nn.Sequential(nn.Linear(inputs, 2 * outputs), nn.GLU())
+    return nn.Sequential(Linear(inputs, 2 * outputs), nn.GLU())
 
 
 def hidden_layers(sizes: Sequence[int], layer: Layer) -> nn.Sequential:
@@ -46,7 +48,7 @@ class MLPDecoder(nn.Module):
         sizes = [inputs, *widths]
         self.shape = shape
         self.layers = hidden_layers(sizes, layer)
-        self.output = nn.Linear(sizes[-1], math.prod(self.shape))
+        self.output = Linear(sizes[-1], math.prod(self.shape))
 
     @property
     def bias(self) -> Tensor:

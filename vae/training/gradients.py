@@ -1,0 +1,167 @@
+"""The loss of a mini-batch and its gradients: computed by the Pyro programs, replayed from a record, or compiled.
+
+Handlers, plates and autograd decide in Python, at every step anew, which operations to start. They decide the same
+each time, so the operations of one step, forward and backward, can be recorded and then replayed without them: the
+same operations on the same numbers in the same order give the same bytes. A compiler can also fuse them, which rounds
+differently.
+"""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from vae.device import preserved_random_state
+from vae.model import VAE
+from vae.model.objectives import OBJECTIVES
+from vae.settings import Train
+
+
+class CannotCompile(Exception):
+    """The compiler fails or is missing; the message is its first complaint, in one line."""
+
+
+class Result(NamedTuple):
+    """The loss, of shape (), each image's terms of the bound, and a gradient for each parameter."""
+
+    loss: Tensor
+    log_likelihood: Tensor
+    kl: Tensor
+    gradients: Sequence[Tensor]
+
+
+class Inputs(NamedTuple):
+    """A mini-batch: float images (n, channels, height, width), labels (n,) or None, and the KL term's weight."""
+
+    images: Tensor
+    labels: Tensor | None
+    kl_weight: Tensor | float
+
+    def tensors(self) -> list[Tensor]:
+        """Those of the three that are tensors."""
+        return [value for value in self if isinstance(value, Tensor)]
+
+    def replaced(self, tensors: Sequence[Tensor]) -> "Inputs":
+        """The same inputs with other tensors in the place of `tensors()`."""
+        others = iter(tensors)
+        return Inputs(*(next(others) if isinstance(value, Tensor) else value for value in self))
+
+
+Gradients = Callable[[Inputs], Result]
+
+
+class _Loss(nn.Module):
+    """A model's objective as a module, whose parameters `functional_call` can replace."""
+
+    def __init__(self, model: VAE, settings: Train) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+
+    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        images, labels, kl_weight = inputs
+        # Without a cache, which a record cannot have: it would sum the gradients of a shared layer in bfloat16.
+        halved = self.settings.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=halved, cache_enabled=False):
+            loss, terms = OBJECTIVES[self.settings.objective](self.model, (images, labels), kl_weight, self.settings)
+        return loss, *terms
+
+
+def by_programs(model: VAE, settings: Train) -> Gradients:
+    """Run model and guide at each call."""
+    return partial(_differentiated, _Loss(model, settings), list(model.parameters()))
+
+
+def _differentiated(
+    loss_of: Callable[[Inputs], tuple[Tensor, ...]], parameters: list[Tensor], inputs: Inputs
+) -> Result:
+    values = loss_of(inputs)
+    gradients = torch.autograd.grad(values[0], parameters, materialize_grads=True)
+    return Result(*(value.detach() for value in values), gradients)
+
+
+def recorded(model: VAE, settings: Train, inputs: Inputs) -> Gradients:
+    """Run model and guide on `inputs` once, and replay their operations at each call on inputs of the same shapes.
+
+    The random state is left unchanged.
+    """
+    parameters = list(model.parameters())
+    return _replay(_record(model, settings, inputs).forward, parameters)
+
+
+def compiled(model: VAE, settings: Train, inputs: Inputs) -> Gradients:
+    """The same operations, fused by torch's compiler Inductor; takes seconds to minutes.
+
+    Raises:
+        CannotCompile: there is no compiler that works.
+    """
+    parameters = list(model.parameters())
+    graph = _record(model, settings, inputs)
+    # Draws from torch's own generators, so that they are those of the other ways; no cache, as it is a pickle.
+    options = {"fallback_random": True, "fx_graph_cache": False}
+    try:
+        with torch.no_grad():
+            program = torch._inductor.compile(graph, [*inputs.tensors(), *parameters], options=options)
+    except Exception as error:  # whatever a compiler fails with
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CannotCompile(reason) from error
+    return _replay(program, parameters)
+
+
+def compiler() -> str | None:
+    """The C++ compiler that `compiled` needs, or None if it or Python's headers are missing."""
+    found = shutil.which("g++") or shutil.which("clang++")
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return found if sys.platform == "linux" and headers.exists() else None
+
+
+def compiler_version() -> dict[str, str]:
+    """The compiler's own description of itself, on which the bytes of a compiled run depend."""
+    asked = subprocess.run([compiler() or "c++", "--version"], capture_output=True, text=True, check=False)
+    return {"compiler": asked.stdout.partition("\n")[0]}
+
+
+def _record(model: VAE, settings: Train, inputs: Inputs) -> GraphModule:
+    names = [f"model.{name}" for name, _ in model.named_parameters()]
+    module, count = _Loss(model, settings), len(inputs.tensors())
+
+    def function(*tensors: Tensor) -> list[Tensor]:
+        parameters = list(tensors[count:])
+
+        def loss_of(inputs: Inputs) -> tuple[Tensor, ...]:
+            values = dict(zip(names, parameters, strict=True))
+            return torch.func.functional_call(module, values, (inputs,))
+
+        *values, gradients = _differentiated(loss_of, parameters, inputs.replaced(tensors[:count]))
+        return [*values, *gradients]
+
+    with preserved_random_state(inputs.images.device):
+        graph = make_fx(function)(*inputs.tensors(), *model.parameters())
+    _drop_aliases(graph)
+    return graph
+
+
+def _drop_aliases(graph: GraphModule) -> None:
+    """Remove the operations that only give a tensor another name."""
+    for node in list(graph.graph.nodes):
+        if node.target in (torch.ops.aten.alias.default, torch.ops.aten.detach.default):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _replay(program: Callable[..., Sequence[Tensor]], parameters: list[Tensor]) -> Gradients:
+    @torch.no_grad()
+    def gradients(inputs: Inputs) -> Result:
+        loss, log_likelihood, kl, *of_parameters = program(*inputs.tensors(), *parameters)
+        return Result(loss, log_likelihood, kl, of_parameters)
+
+    return gradients
