@@ -123,7 +123,7 @@ class Step:
         labels = None if self.labels is None else self.labels.index_select(0, chosen)
         inputs = Inputs(images, labels, self.kl_weight)
         if size not in self.gradients:
-            self.gradients[size] = self._make_gradients(inputs)
+            self.gradients[size] = self._make_gradients(inputs, size)
         loss, *terms, gradients = self.gradients[size](inputs)
         with torch.no_grad():
             if self.settings.gradient_clip:
@@ -137,8 +137,9 @@ class Step:
             torch.where(self.slots == self.batch, loss, self.losses, out=self.losses)
             self.counters += 1
 
-    def _make_gradients(self, inputs: Inputs) -> Gradients:
-        if self.settings.step == "compiled":
+    def _make_gradients(self, inputs: Inputs, size: int) -> Gradients:
+        # An epoch's last, smaller mini-batch is not worth the time of the compiler.
+        if self.settings.step == "compiled" and size == self.settings.batch_size:
             try:
                 return compiled(self.model, self.settings, inputs)
             except CannotCompile as reason:
@@ -146,7 +147,7 @@ class Step:
                     raise self._refusal("compiled", reason) from reason
                 print(f"training without compiling the step, as the compiler fails: {reason}", flush=True)
                 self.settings = self.settings.model_copy(update={"step": "recorded"})
-        if self.settings.step == "recorded":
+        if self.settings.step in ("compiled", "recorded"):
             return recorded(self.model, self.settings, inputs)
         return by_programs(self.model, self.settings)
 
