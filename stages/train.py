@@ -1,5 +1,6 @@
 """Train the model on data/prepared; write it, snapshots of its reconstructions, the ELBO's history and metrics."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vae.training.data import Data
 from vae.training.initialization import initialize
 from vae.training.loop import train
 from vae.training.progress import Progress
+from vae.training.tensorboard import Curves
 
 TERMS = ("elbo", "reconstruction_nll", "kl")
 HISTORY = (
@@ -47,13 +49,10 @@ def train_stage(settings: Settings) -> None:
     folder = checkpoints.claim(SCRATCH, identity)
     for other, reason in checkpoints.others(folder).items():
         print(f"{other}: not used, {reason}; delete it if you no longer need it")
-    # Until their stages run again they are another model's; without them `dvc exp show` shows no value.
-    for path in OF_LATER_STAGES:
-        path.unlink(missing_ok=True)
     progress, cut_short = _train(model.to(device), data, settings, folder)
     known = metadata | {"provenance": _provenance(identity)}
     _write(model, progress, indices, settings, known)
-    _write_progress(progress, settings, cut_short)
+    write_progress(progress, settings, cut_short)
     if cut_short:
         print(
             f"ended as asked after epoch {progress.epoch} of {settings.train.epochs}; metrics/train.json says so, but "
@@ -65,8 +64,18 @@ def train_stage(settings: Settings) -> None:
 
 def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Progress, bool]:
     """Train under the eyes of whoever watches; also return whether somebody had it end before its last epoch."""
+    curves = Curves(Path(settings.train.tensorboard) / folder.name) if settings.train.tensorboard else None
+    # Until their stages run again they are another model's; without them `dvc exp show` shows no value.
+    for path in OF_LATER_STAGES:
+        path.unlink(missing_ok=True)
     FINISH.unlink(missing_ok=True)  # meant for an earlier run
     cut_short = False
+
+    def after_epoch(progress: Progress) -> None:
+        with suppress(PermissionError):  # Windows replaces no file that somebody reads; the next epoch does
+            write_progress(progress, settings, durable=False)
+        if curves:
+            curves.write(progress.history)
 
     def finish_now() -> bool:
         nonlocal cut_short
@@ -74,14 +83,7 @@ def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Pr
         return cut_short
 
     with signals.collected(signals.FINISH) as received:
-        progress = train(
-            model,
-            data,
-            settings.train,
-            folder,
-            after_epoch=lambda progress: _write_progress(progress, settings, durable=False),
-            finish_now=finish_now,
-        )
+        progress = train(model, data, settings.train, folder, after_epoch, finish_now)
     FINISH.unlink(missing_ok=True)
     return progress, cut_short
 
@@ -133,7 +135,7 @@ def _write(model: VAE, progress: Progress, indices: np.ndarray, settings: Settin
     write_arrays("data/snapshots.npz", {"indices": indices, "epochs": epochs, "probabilities": probabilities})
 
 
-def _write_progress(progress: Progress, settings: Settings, cut_short: bool = False, durable: bool = True) -> None:
+def write_progress(progress: Progress, settings: Settings, cut_short: bool = False, durable: bool = True) -> None:
     """Write the history and the metrics up to now, whole."""
     # All columns in every run, so that `dvc plots` finds those it draws.
     columns = dict.fromkeys(HISTORY, "")

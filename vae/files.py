@@ -63,6 +63,8 @@ def _remove_leftovers(folder: Path) -> None:
 def _is_writing(process: int, token: str) -> bool:
     if process == os.getpid():
         return token == _TOKEN
+    if os.name == "nt":  # where signal 0 is Ctrl-C; a killed process's file stays until somebody deletes it
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -314,6 +314,16 @@ def test_a_training_that_is_asked_to_finish_says_so_and_continues_later_to_the_s
     assert not list(Path("data/.checkpoints").glob("*/"))
 
 
+def test_tensorboard_shows_the_history_in_a_folder_of_the_run_and_changes_no_result(watched):
+    watched(lambda epoch: None)
+    whole = results()
+    change(train={"tensorboard": "curves"})
+    watched(lambda epoch: None)
+    assert results() == whole
+    (run,) = Path("curves").iterdir()
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+
+
 def test_a_wish_that_comes_in_the_last_epoch_changes_nothing(watched):
     watched(lambda epoch: None)
     whole = results()
