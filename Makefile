@@ -24,6 +24,7 @@ demo: $(READY)  ## Run every stage on scikit-learn's digits in .demo/: no downlo
 
 repro: $(READY)  ## Run the whole pipeline on MNIST; unchanged stages are skipped
 	dvc repro
+	python -m tools.card
 	python -m tools.show
 
 verify: $(READY)  ## Compare the metrics of a finished run with the committed ones: exit status 0 or 1
