@@ -49,6 +49,9 @@ if sys.argv[:1] == ["-m"]:
     for _number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(_number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(_number, _end_at_once)
+    # Asks a training to finish after its epoch; before that, and in other stages, it must not kill.
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def run(stage: Callable[["Settings"], None]) -> None:

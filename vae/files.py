@@ -28,8 +28,8 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` once it is complete and on disk.
+def replacing(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `path` once it is complete and, if `durable`, on disk.
 
     If the block raises or the process dies, `path` stays as it was. Leftovers of killed processes are removed at the
     next write to the same folder.
@@ -43,7 +43,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         if error.errno in _WRITE_ERRORS and error.filename is None:
@@ -62,6 +63,8 @@ def _remove_leftovers(folder: Path) -> None:
 def _is_writing(process: int, token: str) -> bool:
     if process == os.getpid():
         return token == _TOKEN
+    if os.name == "nt":  # where signal 0 is Ctrl-C; a killed process's file stays until somebody deletes it
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -71,20 +74,20 @@ def _is_writing(process: int, token: str) -> bool:
     return True
 
 
-def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+def write_json(path: str | Path, values: Mapping[str, Any], durable: bool = True) -> None:
     """Write a flat mapping as JSON; raises ValueError if a number is not finite."""
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    with replacing(path) as file:
+    with replacing(path, durable) as file:
         file.write(text.encode())
 
 
-def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], durable: bool = True) -> None:
     """Write rows as CSV; their common keys become the header."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    with replacing(path) as file:
+    with replacing(path, durable) as file:
         file.write(text.getvalue().encode())
 
 

@@ -78,6 +78,13 @@ def test_decoding_is_the_sigmoid_of_the_decoder(make_model):
     np.testing.assert_allclose(model.decode(latents).detach(), 1 / (1 + np.exp(-logits)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("keys", [{"condition": "label"}, {"levels": "hvae"}], ids=str)
+def test_calling_a_model_reconstructs(make_model, keys):
+    model, labels = make_model(**keys), torch.tensor([3, 7])
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model(images, labels), model.reconstruct(images, labels))
+
+
 def test_a_reconstruction_decodes_the_representation_which_is_the_posterior_mean(make_model):
     model, images = make_model(), torch.rand(5, 1, 8, 8)
     assert torch.equal(model.represent(images), model.encode(images).mean)

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("lean")
 
 SPLITS = ("train", "validation")
 HANDLED = (signal.SIGINT, signal.SIGTERM)
+OFTEN = {"schedule": "constant", "checkpoint_every": 1}
 
 
 @pytest.fixture
@@ -37,10 +38,10 @@ def unvalidated(data):
 def run(make_model, make_train):
     """Give a function: a run of a model (a new one by default) from the same seed, and the model that it leaves."""
 
-    def make(data, model=None, checkpoints=None, **keys):
+    def make(data, model=None, checkpoints=None, after_epoch=lambda _: None, finish_now=lambda: False, **keys):
         model = model or make_model()
         torch.manual_seed(0)
-        return train(model, data, make_train(**keys), checkpoints), model
+        return train(model, data, make_train(**keys), checkpoints, after_epoch, finish_now), model
 
     return make
 
@@ -388,6 +389,54 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(run, data, validatio
     validation_elbos(*[-50.0] * (epoch - 1), value, -45.0, -40.0)
     with pytest.raises(WorkError, match=f"epoch {epoch}"):
         run(data)
+
+
+# --- Those who watch
+
+
+def test_progress_is_shown_after_every_epoch(run, data):
+    seen = []
+    progress, _ = run(data, after_epoch=lambda now: seen.append((now.epoch, [*now.history], now.best_epoch)))
+    assert [epoch for epoch, *_ in seen] == [1, 2, 3]
+    assert [history for _, history, _ in seen] == [progress.history[:epoch] for epoch in (1, 2, 3)]
+    assert seen[-1][2] == progress.best_epoch
+
+
+def test_progress_is_shown_when_a_run_resumes_before_it_continues(run, data, tmp_path):
+    run(data, checkpoints=tmp_path, epochs=2, keep_checkpoint=True, **OFTEN)
+    seen = []
+    run(data, checkpoints=tmp_path, epochs=4, after_epoch=lambda now: seen.append(len(now.history)), **OFTEN)
+    assert seen == [2, 3, 4]
+
+
+def test_a_run_finishes_after_an_epoch_when_asked_and_keeps_the_best_one(run, data, validation_elbos):
+    validation_elbos(-50.0, -40.0, -45.0)
+    answers = iter((False, False, True))
+    progress, model = run(data, epochs=9, finish_now=lambda: next(answers))
+    assert (progress.epoch, progress.best_epoch, len(progress.history)) == (3, 2, 3)
+    assert all(torch.equal(tensor, progress.best[name]) for name, tensor in model.state_dict().items())
+    assert list(progress.snapshots) == [1, 2]
+
+
+def test_a_run_is_not_asked_before_its_first_epoch_nor_after_its_last(run, data, validation_elbos):
+    assert run(data, epochs=3, finish_now=lambda: True)[0].epoch == 1
+    asked = []
+    run(data, epochs=3, finish_now=lambda: asked.append(1))
+    assert len(asked) == 2
+    asked.clear()
+    validation_elbos(-40.0, -50.0)
+    run(data, epochs=3, patience=1, finish_now=lambda: asked.append(1))
+    assert len(asked) == 1, "after the first epoch, but not after the one that ended the run"
+
+
+def test_a_run_that_was_finished_early_continues_to_what_it_would_have_become(run, data, tmp_path):
+    keys = {"epochs": 4, "schedule": "one_cycle", "ema_decay": 0.9}
+    run(data, checkpoints=tmp_path, finish_now=lambda: True, checkpoint_every=100, **keys)
+    continued, continued_model = run(data, checkpoints=tmp_path, **keys)
+    whole, whole_model = run(data, **keys)
+    assert continued.history == whole.history
+    assert same_weights(continued_model, whole_model)
+    assert all(torch.equal(images, continued.snapshots[epoch]) for epoch, images in whole.snapshots.items())
 
 
 # --- The process around it

@@ -139,6 +139,10 @@ class VAE(nn.Module):
         self._check(images, labels)
         return self.image_given(self.representation_given(images, labels), labels).mean
 
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The same as `reconstruct`, for code that calls a module."""
+        return self.reconstruct(images, labels)
+
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of p(x | z, y), shape (..., channels, height, width), for latents of shape (..., latent_dim)."""
         check_latents(latents, self.latent_dim, self._weight)

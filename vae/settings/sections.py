@@ -46,7 +46,12 @@ def _refuse_secrets(mirror: str) -> str:
     return mirror
 
 
-Mirror = Annotated[str, Field(pattern=r"^(https?|file)://|^/|^\."), AfterValidator(_refuse_secrets)]
+# The descriptions of texts end up in messages.
+_MIRROR = "a URL (http, https, file) or a path that starts with / or ."
+Mirror = Annotated[
+    str, Field(pattern=r"^(https?|file)://|^/|^\.", description=_MIRROR), AfterValidator(_refuse_secrets)
+]
+FolderOrOff = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{0,1000}$", description="the path of a folder, or '' (off)")]
 
 
 class Section(BaseModel):
@@ -156,7 +161,7 @@ class Train(Section):
     """How the model is trained."""
 
     # These do not change any result, so neither DVC nor a checkpoint's identity depends on them.
-    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoint"})
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoint", "tensorboard"})
 
     device: Device
     epochs: Epochs
@@ -176,6 +181,7 @@ class Train(Section):
     step: Literal["auto", "eager", "recorded", "compiled", "graph"]
     checkpoint_every: Epochs
     keep_checkpoint: bool
+    tensorboard: FolderOrOff
     snapshot_epochs: Annotated[list[Epochs], Field(max_length=1000)]
     seed: Seed
 

@@ -1,6 +1,7 @@
 """The training loop: epochs of captured or eager steps, checkpoints between them, exact resumption."""
 
 import signal
+from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
 
@@ -16,12 +17,22 @@ from vae.training.state import resume, save
 from vae.training.step import Step
 
 
-def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = None) -> Progress:
+def train(
+    model: VAE,
+    data: Data,
+    settings: Train,
+    checkpoints: Path | None = None,
+    after_epoch: Callable[[Progress], None] = lambda progress: None,
+    finish_now: Callable[[], bool] = lambda: False,
+) -> Progress:
     """Train `model` in place on its device, and leave the best epoch's weights in it.
 
     The best epoch has the best validation ELBO, or with the objectives `iwae` and `dreg` the best validation bound,
     after the KL warm-up; without a validation split it is the last one. With a folder for `checkpoints` the run resumes
     from a state found there, and its results are identical to those of an uninterrupted run.
+
+    `after_epoch` is called with the progress after each epoch, and once when a run resumes. `finish_now` is asked
+    before each further epoch: if it says yes the run ends there, its state saved so that it can be continued.
 
     Raises:
         SettingError: `train.step` is `graph`, which the device does not support.
@@ -36,10 +47,16 @@ def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = No
     with matrix_precision(settings.precision), signals.collected() as received:
         step = Step(model, data.train.images, data.draw, settings, data.train.labels)
         progress = (resume(step, settings.epochs, checkpoints) if checkpoints else None) or Progress()
+        if progress.epoch:
+            after_epoch(progress)
         sizes = _batch_sizes(len(data.train), settings.batch_size)
         with make_bar(progress, settings.epochs, len(sizes)) as bar:
             while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
                 if progress.batch == 0:
+                    if progress.epoch and finish_now():
+                        if checkpoints:
+                            save(step, progress, checkpoints)
+                        break
                     step.begin_epoch()
                 for size in sizes[progress.batch :]:
                     step(size)
@@ -49,6 +66,7 @@ def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = No
                         _stop(step, progress, checkpoints, received[0])
                 finish(step, progress, data, settings)
                 report(bar, progress, settings.epochs)
+                after_epoch(progress)
                 if checkpoints and progress.epoch % settings.checkpoint_every == 0:
                     save(step, progress, checkpoints)
         if checkpoints and settings.keep_checkpoint:
