@@ -162,11 +162,11 @@ FIRST_INPUTS = {
     "prepare": "data/raw/train-images-idx3-ubyte.gz",
     "classify": "data/prepared/train.safetensors",
     "train": "data/prepared/train.safetensors",
-    "evaluate": "data/model.safetensors",
-    "sample": "data/model.safetensors",
-    "embed": "data/latents.npz",
+    "evaluate": "data/prepared/train.safetensors",
+    "sample": "data/prepared/train.safetensors",
+    "embed": "data/prepared/test.safetensors",
     "plot": "data/prepared/test.safetensors",
-    "report": "data/model.safetensors",
+    "report": "data/prepared/train.safetensors",
 }
 INPUTS = [
     ("prepare", "data/raw/digits.npz"),
@@ -230,7 +230,7 @@ def test_a_damaged_input_is_told_by_its_name(copied, refusal, name, path, damage
 def test_a_page_without_pictures_is_refused(copied, refusal):
     for path in Path("plots/images").glob("*.png"):
         path.unlink()
-    assert refusal("report") == (2, "plots/images: no pictures; run `dvc repro` to recreate it")
+    assert refusal("report") == (2, "plots/images: no pictures; run `dvc repro --force --single-item plot` to recreate it")
 
 
 def test_the_last_stage_runs_on_what_the_others_left(copied, monkeypatch):
