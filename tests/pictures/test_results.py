@@ -16,3 +16,8 @@ def test_extremes_of_each_class_are_its_lowest_and_highest_values():
     np.testing.assert_array_equal(lowest, [[1, 0], [3, 5]])
     np.testing.assert_array_equal(highest, [[2, 6], [4, 3]])
     assert extremes_of_each_class(values, labels, 9).shape == (2, 2, 3)
+
+
+def test_classes_without_images_are_left_out():
+    labels = np.array([7, 2, 7, 2, 2])
+    np.testing.assert_array_equal(first_of_each_class(labels, 6), [[1, 3], [0, 2]])
