@@ -44,7 +44,7 @@ def bounds():
 @pytest.mark.parametrize(("section", "key", "value"), bounds())
 def test_a_number_at_its_bound_trains_or_is_refused(make_settings, digits, lean, monkeypatch, section, key, value):
     is_list = isinstance(make_settings().model_dump()[section][key], list)
-    sections = {"model": SMALL | USED.get(key, {}), "train": {"epochs": 2, "kl_warmup_epochs": 0}}
+    sections = {"model": SMALL | USED.get(key, {}), "train": {"epochs": 2, "step": "eager"}}
     sections[section] |= {key: [value] if is_list else value}
     if key == "particles":
         sections["train"]["objective"] = "iwae"
