@@ -9,13 +9,15 @@ import pyro
 import torch
 
 from stages import run
-from vae.data.splits import read_split
+from vae.artifacts import HISTORY
+from vae.data.splits import read_splits
 from vae.device import set_up
+from vae.errors import UnfitFile
 from vae.files import write_arrays, write_csv, write_json
 from vae.identity import code_identity, machine, versions
 from vae.model import VAE, make_model, save
 from vae.model.distributions.likelihoods import mark_relaxed
-from vae.settings import Model, Settings, Train
+from vae.settings import Model, Settings, Train, check_pixels
 from vae.training import checkpoints, signals
 from vae.training.choices import resolved
 from vae.training.data import Data
@@ -25,13 +27,6 @@ from vae.training.loop import train
 from vae.training.progress import Progress
 from vae.training.tensorboard import Curves
 
-TERMS = ("elbo", "reconstruction_nll", "kl")
-HISTORY = (
-    "epoch",
-    *(f"{split}_{term}" for split in ("train", "validation") for term in TERMS),
-    "validation_bound",
-    "learning_rate",
-)
 PREPARED, SCRATCH = Path("data/prepared"), Path("data/.checkpoints")
 FINISH = Path("data/.finish")  # created by a person who wants the training to end after its epoch
 OF_LATER_STAGES = (Path("metrics/evaluate.json"), Path("metrics/sample.json"))  # which judge the model
@@ -42,7 +37,7 @@ CODE = ("stages/train.py", "vae/data/images.py", "vae/data/splits.py", "vae/mode
 def train_stage(settings: Settings) -> None:
     """Train, resuming from the checkpoint of an interrupted run if there is one, and write the results."""
     device = set_up(settings.train.device)
-    data, indices, metadata = _read_data()
+    data, indices, metadata = _read_data(settings)
     pyro.set_rng_seed(settings.train.seed)
     images = data.train.images
     model = make_model(settings.model, tuple(images.shape[1:]), len(metadata["classes"]))
@@ -91,15 +86,18 @@ def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Pr
     return progress, cut_short
 
 
-def _read_data() -> tuple[Data, np.ndarray, dict[str, Any]]:
-    split, metadata = read_split(PREPARED / "train.safetensors")
-    test, _ = read_split(PREPARED / "test.safetensors")
-    validation = None
-    if (PREPARED / "validation.safetensors").exists():
-        validation, _ = read_split(PREPARED / "validation.safetensors")
+def _read_data(settings: Settings) -> tuple[Data, np.ndarray, dict[str, Any]]:
+    validated = ["validation"] if (PREPARED / "validation.safetensors").exists() else []
+    splits, metadata = read_splits(PREPARED, "train", "test", *validated)
+    try:
+        check_pixels(settings.model.likelihood, metadata["binarization"])
+    except ValueError as error:
+        raise UnfitFile(PREPARED / "train.safetensors", f"prepared with other settings ({error})") from error
+    train, test = splits["train"], splits["test"]
     # One test image per class, to show how reconstructions improve; nothing is learned from them.
     _, first = np.unique(test.labels.numpy(), return_index=True)
-    return Data(split, validation, test[first], metadata["binarization"] == "dynamic"), first, metadata
+    draw = metadata["binarization"] == "dynamic"
+    return Data(train, splits.get("validation"), test[first], draw), first, metadata
 
 
 def _identity(model: Model, train: Train, data: Data, metadata: dict[str, Any], device: torch.device) -> dict[str, Any]:

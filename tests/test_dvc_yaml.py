@@ -25,6 +25,7 @@ WITHOUT_EFFECT = {f"train.{key}" for key in Train.WITHOUT_EFFECT}
 GROUND = (
     "stages/__init__.py",
     "vae/__init__.py",
+    "vae/artifacts.py",
     "vae/device.py",
     "vae/errors.py",
     "vae/files.py",

@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from vae.errors import DamagedFile, FileError, MissingFile, memory_reason
+from vae.errors import DamagedFile, FileError, MissingFile, UnfitFile, memory_reason
 
 _TOKEN = secrets.token_hex(4)  # identifies this process, as process ids are reused
 _LEFTOVER = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})\.tmp")
@@ -81,6 +82,18 @@ def write_json(path: str | Path, values: Mapping[str, Any], durable: bool = True
         file.write(text.encode())
 
 
+def read_numbers(path: str | Path) -> dict[str, int | float]:
+    """Read a JSON file of numbers by name, as in `metrics`; raises FileError unless it holds finite numbers only."""
+    with readable(path) as file:
+        values = json.load(file)
+    if not isinstance(values, dict) or not values:
+        raise UnfitFile(path, "not a table of numbers by name")
+    for name, value in values.items():
+        if type(value) not in (int, float) or not abs(value) < 1e300:
+            raise UnfitFile(path, f"{name} is {value!s:.50}, expected a finite number")
+    return values
+
+
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], durable: bool = True) -> None:
     """Write rows as CSV; their common keys become the header."""
     text = io.StringIO(newline="")
@@ -89,6 +102,43 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], durable: bool
     table.writerows(rows)
     with replacing(path, durable) as file:
         file.write(text.getvalue().encode())
+
+
+def read_table(
+    path: str | Path, texts: Sequence[str], numbers: Sequence[str], rows: int | None = None
+) -> dict[str, list[str] | list[float]]:
+    """Read columns of a file that `write_csv` wrote, as texts and as finite numbers.
+
+    A column of numbers that is empty in every row is left out.
+
+    Raises:
+        FileError: the file is missing or damaged, a column is missing, a number is not one or not finite, or there are
+            not as many `rows` as expected (by default, at least one).
+    """
+    with readable(path) as file:
+        # Not pandas, whose parser's lack of memory looks like damage; an empty file has no header to unpack.
+        header, *lines = csv.reader(io.StringIO(file.read().decode(), newline=""), strict=True)
+    if missing := [name for name in (*texts, *numbers) if header.count(name) != 1]:
+        raise UnfitFile(path, f"columns {', '.join(header)}, expected one named {missing[0]}")
+    if not lines or len(lines) != (rows or len(lines)):
+        raise UnfitFile(path, f"{len(lines)} rows, expected {rows or 'at least one'}")
+    if uneven := [number for number, line in enumerate(lines, start=1) if len(line) != len(header)]:
+        raise UnfitFile(path, f"row {uneven[0]} does not have the header's {len(header)} columns")
+    columns = dict(zip(header, map(list, zip(*lines, strict=True)), strict=False))
+    found = {name: columns[name] for name in texts}
+    return found | {name: _numbers(path, name, columns[name]) for name in numbers if any(columns[name])}
+
+
+def _numbers(path: str | Path, name: str, column: Sequence[str]) -> list[float]:
+    values = []
+    for row, text in enumerate(column, start=1):
+        try:
+            values.append(float(text))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            raise UnfitFile(path, f"{name} is {text[:50]!r} in row {row}, expected a finite number")
+    return values
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:

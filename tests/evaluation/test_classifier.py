@@ -11,6 +11,7 @@ from vae.files import read_tensors, write_tensors
 pytestmark = pytest.mark.usefixtures("lean")
 
 CLASSES = [str(digit) for digit in range(10)]
+PREPARED = {"dataset": "digits", "binarization": "dynamic", "classes": CLASSES, "image_shape": [1, 8, 8]}
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def first(labelled):
 def saved(first, classify_settings, tmp_path):
     """A trained classifier and its file."""
     classifier = train(first, 10, True, classify_settings())
-    save(classifier, tmp_path / "classifier.safetensors", CLASSES)
+    save(classifier, tmp_path / "classifier.safetensors", PREPARED)
     return classifier, tmp_path / "classifier.safetensors"
 
 
@@ -129,24 +130,25 @@ def test_accuracy_is_the_share_of_labels_that_are_most_probable():
 
 def test_a_loaded_classifier_judges_as_the_saved_one(saved, first):
     classifier, path = saved
-    for loaded, original in zip(judge(load(path), first.images), judge(classifier, first.images), strict=True):
+    loaded_one = load(path, PREPARED)
+    for loaded, original in zip(judge(loaded_one, first.images), judge(classifier, first.images), strict=True):
         assert torch.equal(loaded, original)
 
 
 def test_a_loaded_classifier_is_fixed(saved):
-    loaded = load(saved[1])
+    loaded = load(saved[1], PREPARED)
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_equal_classifiers_make_equal_files(saved, tmp_path):
-    save(load(saved[1]), tmp_path / "again", CLASSES)
+    save(load(saved[1], PREPARED), tmp_path / "again", PREPARED)
     assert (tmp_path / "again").read_bytes() == saved[1].read_bytes()
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="absent: not found"):
-        load(tmp_path / "absent")
+        load(tmp_path / "absent", PREPARED)
 
 
 @pytest.mark.parametrize("length", [0, 20, -10])
@@ -154,7 +156,7 @@ def test_a_damaged_file_is_named(saved, length):
     path = saved[1]
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(InputError, match=r"classifier\.safetensors: damaged"):
-        load(path)
+        load(path, PREPARED)
 
 
 @pytest.mark.parametrize(
@@ -178,4 +180,4 @@ def test_a_file_of_another_kind_is_no_classifier(saved, change):
     write_tensors(path, weights, metadata)
     message = r"(?s)classifier\.safetensors: not a classifier that this code can read"
     with pytest.raises(InputError, match=message):
-        load(path)
+        load(path, PREPARED)

@@ -250,7 +250,7 @@ def test_copies_of_training_images_are_found_and_have_no_distance(digits):
     assert torch.equal(indices, copies)
     assert distances.tolist() == [0, 0, 0, 0]
     usual, _ = nearest(digits[500:600], digits[:500])
-    assert distance_ratio(distances, usual) == 0
+    assert distance_ratio(distances, usual) == {"neighbour_distance_ratio": 0}
 
 
 def test_a_black_and_a_white_image_are_as_far_apart_as_the_root_of_their_pixels():
@@ -260,4 +260,9 @@ def test_a_black_and_a_white_image_are_as_far_apart_as_the_root_of_their_pixels(
 
 
 def test_the_ratio_is_of_medians():
-    assert distance_ratio(torch.tensor([1.0, 3, 100]), torch.tensor([0.0, 2, 2])) == 1.5
+    ratio = distance_ratio(torch.tensor([1.0, 3, 100]), torch.tensor([0.0, 2, 2]))
+    assert ratio == {"neighbour_distance_ratio": 1.5}
+
+
+def test_there_is_no_ratio_to_test_images_that_are_training_images():
+    assert distance_ratio(torch.tensor([1.0, 3, 100]), torch.tensor([0.0, 0, 2])) == {}

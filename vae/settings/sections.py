@@ -168,7 +168,7 @@ class Train(Section):
     batch_size: Images
     learning_rate: Rate
     schedule: Literal["one_cycle", "cosine", "constant", "iwae"]
-    adam_epsilon: _number(gt=0, le=1)
+    adam_epsilon: _number(ge=1e-30, le=1)  # float32 has no smaller normal numbers than 1e-38
     kl_warmup_epochs: EpochsOrOff
     objective: Literal["elbo", "iwae", "dreg"]
     particles: Annotated[int, Field(ge=1, le=10_000)]

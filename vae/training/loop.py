@@ -11,7 +11,7 @@ from vae.model import VAE
 from vae.settings import Train
 from vae.training import signals
 from vae.training.data import Data
-from vae.training.epoch import finish, take_last_snapshot
+from vae.training.epoch import finish, finite_means, take_last_snapshot
 from vae.training.progress import Progress, make_bar, report
 from vae.training.state import resume, save
 from vae.training.step import Step
@@ -36,7 +36,7 @@ def train(
 
     Raises:
         SettingError: `train.step` is `graph`, which the device does not support.
-        WorkError: the loss is not finite, with epoch and step in the message; or `train.step` is `graph`
+        WorkError: a loss or a weight is not finite, with epoch and step in the message; or `train.step` is `graph`
             and the model's step cannot be captured.
         Interrupted: on SIGINT or SIGTERM; with `checkpoints`, after saving the state.
     """
@@ -46,7 +46,7 @@ def train(
     data = data.to(device)
     with matrix_precision(settings.precision), signals.collected() as received:
         step = Step(model, data.train.images, data.draw, settings, data.train.labels)
-        progress = (resume(step, settings.epochs, checkpoints) if checkpoints else None) or Progress()
+        progress = (resume(step, data, checkpoints) if checkpoints else None) or Progress()
         if progress.epoch:
             after_epoch(progress)
         sizes = _batch_sizes(len(data.train), settings.batch_size)
@@ -63,7 +63,7 @@ def train(
                     progress.batch += 1
                     bar.update()
                     if received:
-                        _stop(step, progress, checkpoints, received[0])
+                        _stop(step, progress, settings, checkpoints, received[0])
                 finish(step, progress, data, settings)
                 report(bar, progress, settings.epochs)
                 after_epoch(progress)
@@ -85,7 +85,8 @@ def _out_of_patience(progress: Progress, settings: Train) -> bool:
     return 0 < settings.patience <= progress.epoch - max(progress.best_epoch, settings.kl_warmup_epochs)
 
 
-def _stop(step: Step, progress: Progress, folder: Path | None, received: int) -> None:
+def _stop(step: Step, progress: Progress, settings: Train, folder: Path | None, received: int) -> None:
+    finite_means(step, progress, settings)  # raises if training has diverged: the last good state stays
     where = f"stopped by {signal.Signals(received).name} in epoch {progress.epoch + 1}, after step {progress.batch}"
     if folder:
         save(step, progress, folder)
