@@ -15,7 +15,7 @@ from vae.device import set_up
 from vae.model import VAE
 from vae.settings import parse_settings
 
-pytest_plugins = ["tests.checkouts"]
+pytest_plugins = ["tests.checkouts", "tests.fake_cuda"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_bytes())
