@@ -61,9 +61,8 @@ def run(options: argparse.Namespace, command: str) -> bool:
     output = options.output or RESULTS / report.file_name(device, date)
     results = {"date": date, "command": command, "settings": settings, **about, "matrix_flops_per_second": rates}
     for name, columns in TABLES.items():
-        results[name] = rows = in_own_process(
-            measure, name, device.type, options.images, options.rounds, rates, memory=options.memory
-        )
+        rows = in_own_process(measure, name, device.type, options.images, options.rounds, rates, options.memory)
+        results[name] = rows
         failed = [row for row in rows if "failed" in row]
         shown = columns | ({"failed": "{failed}"} if failed else {})
         print(f"\n{_note(name, rows, options, device)}\n\n{table(shown, rows)}")
