@@ -55,6 +55,32 @@ class _Bin(NamedTuple):
     w_c: Tensor
     lambda_: Tensor
 
+    def piece(self, lower: Tensor) -> "_Piece":
+        """The part of the bin up to the division point where `lower`, or else the part from there on."""
+        ends = ((0.0, self.lambda_), (self.y_a, self.y_c), (1.0, self.w_c))
+        later = ((self.lambda_, 1.0), (self.y_c, self.y_b), (self.w_c, self.w_b))
+        chosen = (
+            torch.where(lower, one, other)
+            for pair, pair_after in zip(ends, later, strict=True)
+            for one, other in zip(pair, pair_after, strict=True)
+        )
+        return _Piece(*chosen)
+
+
+class _Piece(NamedTuple):
+    """One part of a bin per value, from (theta_l, y_l) to (theta_r, y_r), with weights w."""
+
+    theta_l: Tensor
+    theta_r: Tensor
+    y_l: Tensor
+    y_r: Tensor
+    w_l: Tensor
+    w_r: Tensor
+
+    def log_numerator(self) -> Tensor:
+        """The logarithm of the derivative's numerator, of the map with respect to theta."""
+        return (self.w_l * self.w_r * (self.theta_r - self.theta_l) * (self.y_r - self.y_l)).log()
+
 
 def _bins(at: Tensor, values: Tensor, spline: Knots) -> _Bin:
     """The bin of each value, (..., dim), among knots `at`, (..., dim, K + 1); values outside get the nearest bin."""
@@ -100,17 +126,12 @@ def forward(x: Tensor, spline: Knots) -> tuple[Tensor, Tensor]:
     clamped = torch.where(inside, x, torch.zeros_like(x))
     b = _bins(spline.knots[..., 0, :, :], clamped, spline)
     theta = (clamped - b.x_a) / b.width
-    lower = theta <= b.lambda_
+    p = b.piece(theta <= b.lambda_)
     # Equation 5: a ratio of two linear functions on either side of the division point.
-    numerator = torch.where(
-        lower,
-        b.y_a * (b.lambda_ - theta) + b.w_c * b.y_c * theta,
-        b.w_c * b.y_c * (1 - theta) + b.w_b * b.y_b * (theta - b.lambda_),
-    )
-    denominator = torch.where(
-        lower, b.lambda_ - theta + b.w_c * theta, b.w_c * (1 - theta) + b.w_b * (theta - b.lambda_)
-    )
-    log_slope = _log_numerator(b, lower) - b.width.log() - 2 * denominator.log()
+    left, right = p.w_l * (p.theta_r - theta), p.w_r * (theta - p.theta_l)
+    denominator = left + right
+    numerator = left * p.y_l + right * p.y_r
+    log_slope = p.log_numerator() - b.width.log() - 2 * denominator.log()
     return torch.where(inside, numerator / denominator, x), torch.where(inside, log_slope, torch.zeros_like(x))
 
 
@@ -119,28 +140,13 @@ def inverse(y: Tensor, spline: Knots) -> tuple[Tensor, Tensor]:
     inside = y.abs() <= spline.bound
     clamped = torch.where(inside, y, torch.zeros_like(y))
     b = _bins(spline.knots[..., 1, :, :], clamped, spline)
-    lower = clamped <= b.y_c
+    p = b.piece(clamped <= b.y_c)
     # Equation 5 solved for theta.
-    numerator = torch.where(
-        lower,
-        b.lambda_ * (b.y_a - clamped),
-        (b.w_c - b.lambda_ * b.w_b) * clamped + b.lambda_ * b.w_b * b.y_b - b.w_c * b.y_c,
-    )
-    denominator = torch.where(
-        lower,
-        (b.w_c - 1) * clamped + b.y_a - b.w_c * b.y_c,
-        (b.w_c - b.w_b) * clamped + b.w_b * b.y_b - b.w_c * b.y_c,
-    )
-    x = numerator / denominator * b.width + b.x_a
-    log_slope = 2 * denominator.abs().log() - _log_numerator(b, lower) - b.width.log()
+    left, right = p.w_l * (clamped - p.y_l), p.w_r * (p.y_r - clamped)
+    denominator = left + right
+    x = (left * p.theta_r + right * p.theta_l) / denominator * b.width + b.x_a
+    log_slope = 2 * denominator.log() - p.log_numerator() - b.width.log()
     return torch.where(inside, x, y), torch.where(inside, log_slope, torch.zeros_like(y))
-
-
-def _log_numerator(b: _Bin, lower: Tensor) -> Tensor:
-    """The logarithm of the derivative's numerator, of the map with respect to theta."""
-    return torch.where(
-        lower, b.w_c * b.lambda_ * (b.y_c - b.y_a), b.w_b * b.w_c * (1 - b.lambda_) * (b.y_b - b.y_c)
-    ).log()
 
 
 class SplineCoupling(dist.TransformModule):
