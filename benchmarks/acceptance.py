@@ -24,6 +24,7 @@ from benchmarks import readme, report
 from benchmarks.trial import ROOT, Failed, Figures, Project, command, last
 from tools.tables import table
 from vae.files import replacing, write_json
+from vae.training.gradients import compiler
 
 RESULTS = ROOT / "benchmarks/results"
 ALLOWED_SECONDS = 600
@@ -73,10 +74,11 @@ def parts(project: Project) -> list[Part]:
         Part("classify", 30, partial(project.judge, stage="classify")),
         Part("evaluate", 60, partial(project.judge, stage="evaluate")),
         Part("sample", 30, partial(project.judge, stage="sample")),
-        Part("eager and captured steps", 40, project.compare_steps),
     ]
     if project.small:
-        return proofs
+        return [*proofs, Part("recorded steps", 40, partial(project.compare_steps, step="recorded"))]
+    proofs.append(Part("captured steps", 40, partial(project.compare_steps, step="graph")))
+    compiling = Part("compiled steps", 120, partial(project.compare_steps, step="compiled"))
     return [
         Part("tests", 150, run_tests),
         *proofs,
@@ -84,6 +86,7 @@ def parts(project: Project) -> list[Part]:
             Part(f"training, {precision}", 60, partial(project.train, compared=False, precision=precision))
             for precision in ("tf32", "bfloat16")
         ),
+        *([compiling] if compiler() else []),
         Part("benchmark", 240, partial(run_benchmark, folder=project.folder)),
     ]
 
