@@ -342,8 +342,8 @@ sys.exit(pytest.main(["--collect-only", "-m", "cuda", "-p", "no:cacheprovider", 
 """
 
 
-# What a machine with a GPU may lack. pandas, matplotlib, scikit-learn and SciPy are taken to be there.
-LACKING = "torchvision dvc onnx onnxruntime jupytext nbclient graphviz vl_convert ruff pyarrow hypothesis xdist"
+# What a machine with a GPU may lack; the scientific packages, pytest and hypothesis are taken to be there.
+LACKING = "torchvision dvc onnx onnxruntime jupytext nbclient graphviz vl_convert ruff pyarrow"
 
 
 @pytest.mark.slow
