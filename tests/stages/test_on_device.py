@@ -1,6 +1,7 @@
 """The stages that compute, on a CPU and on a GPU, and with device tensors that hold no values."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,7 @@ def on_meta(prepared, monkeypatch):
         name = stage.__module__
         monkeypatch.setattr(f"{name}.set_up", lambda _: torch.device("meta"))
         monkeypatch.setattr(f"{name}.save", save)
+        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it has none, and no fused Adam
         monkeypatch.setattr(torch, "_fused_adam_", lambda *_, **__: None)
         adam = torch.optim.Adam
         monkeypatch.setattr(torch.optim, "Adam", lambda parameters, fused: adam(parameters, foreach=False))
