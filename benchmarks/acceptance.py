@@ -80,7 +80,7 @@ def parts(project: Project) -> list[Part]:
     proofs.append(Part("captured steps", 40, partial(project.compare_steps, step="graph")))
     compiling = Part("compiled steps", 120, partial(project.compare_steps, step="compiled"))
     return [
-        Part("tests", 150, run_tests),
+        Part("tests", 200, run_tests),
         *proofs,
         *(
             Part(f"training, {precision}", 60, partial(project.train, compared=False, precision=precision))

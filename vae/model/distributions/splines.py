@@ -31,9 +31,8 @@ class Knots(NamedTuple):
 
 def make_knots(widths: Tensor, heights: Tensor, slopes: Tensor, lambdas: Tensor, bound: float) -> Knots:
     """Knots from unconstrained numbers, (..., dim, K), (..., dim, K), (..., dim, K - 1) and (..., dim, K)."""
-    shares = _LEAST_SHARE + (1 - _LEAST_SHARE * widths.shape[-1]) * torch.stack([widths, heights], dim=-3).softmax(
-        dim=-1
-    )
+    lengths = torch.stack([widths, heights], dim=-3).softmax(dim=-1)
+    shares = _LEAST_SHARE + (1 - _LEAST_SHARE * widths.shape[-1]) * lengths
     inner = 2 * bound * shares.cumsum(dim=-1)[..., :-1] - bound
     # Exact ends, which a sum of shares may miss by rounding.
     places = F.pad(F.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)
@@ -57,14 +56,18 @@ class _Bin(NamedTuple):
 
     def piece(self, lower: Tensor) -> "_Piece":
         """The part of the bin up to the division point where `lower`, or else the part from there on."""
-        ends = ((0.0, self.lambda_), (self.y_a, self.y_c), (1.0, self.w_c))
-        later = ((self.lambda_, 1.0), (self.y_c, self.y_b), (self.w_c, self.w_b))
-        chosen = (
-            torch.where(lower, one, other)
-            for pair, pair_after in zip(ends, later, strict=True)
-            for one, other in zip(pair, pair_after, strict=True)
+
+        def either(below: Tensor | float, above: Tensor | float) -> Tensor:
+            return torch.where(lower, below, above)
+
+        return _Piece(
+            theta_l=either(0.0, self.lambda_),
+            theta_r=either(self.lambda_, 1.0),
+            y_l=either(self.y_a, self.y_c),
+            y_r=either(self.y_c, self.y_b),
+            w_l=either(1.0, self.w_c),
+            w_r=either(self.w_c, self.w_b),
         )
-        return _Piece(*chosen)
 
 
 class _Piece(NamedTuple):
