@@ -67,8 +67,9 @@ lint: $(READY)  ## Check style and format
 bench: $(READY)  ## Time the trainer beside plain Pyro and bare PyTorch (about 10 minutes)
 	python -m benchmarks.run
 
-gpu: $(READY)  ## Prove on this machine's GPU that all of it works, and how fast (at most 10 minutes)
-	python -m benchmarks.acceptance
+# Without `setup`, as the machine may have no package index: .venv's Python if there is one, otherwise PYTHON.
+gpu:  ## Prove on this machine's GPU that all of it works, and how fast (at most 10 minutes)
+	$(firstword $(wildcard $(VENV)/bin/python) $(PYTHON)) -m benchmarks.acceptance
 
 profile: $(READY)  ## Show where the time of an epoch goes, and write a trace of it
 	python -m benchmarks.profile

@@ -17,7 +17,7 @@ from vae.device import set_up
 from vae.model import VAE
 from vae.settings import parse_settings
 
-pytest_plugins = ["tests.checkouts"]
+pytest_plugins = ["tests.checkouts", "tests.fake_cuda"]
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="relies on /proc or limits that only Linux has")
 posix_only = pytest.mark.skipif(os.name != "posix", reason="relies on pipes or links, which Windows lacks or forbids")

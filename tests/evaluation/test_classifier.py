@@ -3,6 +3,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from tests.conftest import as_split
+from tests.fake_cuda import MadeUp
 from vae.errors import InputError, WorkError
 from vae.evaluation import classifier as module
 from vae.evaluation.classifier import FEATURES, Classifier, Judgement, accuracy, judge, load, save, train
@@ -53,10 +54,28 @@ def seen(monkeypatch):
 # --- Training
 
 
-def test_it_learns_the_small_digits(labelled, classify_settings):
+def test_it_learns_the_small_digits(labelled, classify_settings, device):
+    labelled = labelled.to(device)
     classifier = train(labelled.first(1437), 10, False, classify_settings(epochs=10))
     # The last fifth has other writers: nearest neighbors get 96 % of it right, guesses 10 %.
     assert accuracy(judge(classifier, labelled.images[1437:]), labelled.labels[1437:]) > 0.93
+
+
+def test_it_trains_wholly_on_the_device(first, classify_settings, monkeypatch):
+    """On `meta`, whose tensors have no values and where Adam has no fused kernel."""
+    adam, updated = torch.optim.Adam, []
+
+    def unfused(parameters, fused):
+        assert fused
+        updated.extend(parameters)
+        return adam(updated, foreach=False)
+
+    monkeypatch.setattr(torch.optim, "Adam", unfused)
+    with MadeUp():
+        classifier = train(first.to("meta"), 10, True, classify_settings())
+    assert len(updated) > 10
+    assert {tensor.device.type for tensor in classifier.state_dict().values()} == {"meta"}
+    assert {parameter.grad.device.type for parameter in updated} == {"meta"}
 
 
 def test_every_image_is_seen_once_an_epoch_in_a_new_order(classify_settings, seen):
@@ -78,7 +97,8 @@ def test_with_binarize_every_mini_batch_is_binarized_anew_by_intensity(classify_
     assert not torch.equal(first.sum(0), second.sum(0))
 
 
-def test_equal_seeds_make_equal_files_and_other_seeds_others(first, classify_settings, tmp_path):
+def test_equal_seeds_make_equal_files_and_other_seeds_others(first, classify_settings, tmp_path, device):
+    first = first.to(device)
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):
         save(train(first, 10, True, classify_settings(seed=seed)), tmp_path / name, CLASSES)
     one, two, three = ((tmp_path / name).read_bytes() for name in ("one", "two", "three"))

@@ -36,13 +36,13 @@ def build(make_model):
 # --- Draws
 
 
-def test_binary_pixels_are_drawn_with_the_probabilities_of_their_means(build):
-    model = build()
+def test_binary_pixels_are_drawn_with_the_probabilities_of_their_means(build, device):
+    model = build().to(device)
     model.decoder.output.weight.zero_()  # so that every image has the same means
     drawn = generate(model, 5000, seed=0)
     assert drawn.dtype == torch.uint8
     assert drawn.unique().tolist() == [0, 255]
-    probabilities = model.decode(torch.zeros(3))
+    probabilities = model.decode(torch.zeros(3, device=device))
     errors = (probabilities * (1 - probabilities) / 5000).sqrt()
     # Five standard errors: all 64 pixels keep within them with 99.996 % probability.
     assert ((drawn.float().mean(0) / 255 - probabilities).abs() < 5 * errors).all()
@@ -64,9 +64,9 @@ def test_gray_images_are_the_means_of_draws_from_the_prior(build, monkeypatch):
     torch.testing.assert_close(drawn / 255, torch.cat(decoded), atol=0.501 / 255, rtol=0)
 
 
-def test_equal_seeds_give_equal_draws_and_no_part_repeats_another(build, monkeypatch):
+def test_equal_seeds_give_equal_draws_and_no_part_repeats_another(build, monkeypatch, device):
     monkeypatch.setattr(samples, "_BATCH", 8)
-    model = build(likelihood="continuous_bernoulli")
+    model = build(likelihood="continuous_bernoulli").to(device)
     drawn = generate(model, 20, seed=1)
     assert torch.equal(drawn, generate(model, 20, seed=1))
     assert len(drawn.unique(dim=0)) == 20

@@ -70,6 +70,7 @@ def covering(accepted, strength):
 PRODUCT = [dict(zip(CHOICES, values, strict=True)) for values in product(*CHOICES.values())]
 ACCEPTED = [choice for choice in PRODUCT if makes_sense(choice)]
 DESIGN = covering(ACCEPTED, strength=3)
+PAIRS = covering(ACCEPTED, strength=2)  # fewer, for what takes long or depends on single parts
 
 
 @pytest.fixture

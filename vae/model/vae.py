@@ -118,7 +118,7 @@ class VAE(nn.Module):
         return center(self.posterior_given(images, labels))
 
     def _one_hot(self, labels: Tensor, shape: torch.Size) -> Tensor:
-        # Not `one_hot`, which reads its input on a CPU, so that a step could not be recorded.
+        # Not `one_hot`, which scatters, and on a CPU reads its input, so that a step could not be recorded.
         vectors = labels.unsqueeze(-1) == torch.arange(self.classes, device=labels.device)
         return vectors.float().expand(*shape, -1)
 

@@ -1,10 +1,13 @@
 """The posteriors q(z | features). Features have shape (..., features), the distributions batch shape (...)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from vae.model.distributions import flows
 from vae.model.distributions.normal import NormalVector
@@ -32,14 +35,36 @@ class FullCovariance(nn.Module):
         self.dim = dim
         self.head = Linear(features, 2 * dim + dim * (dim - 1) // 2)
         rows, columns = torch.tril_indices(dim, dim, offset=-1)
-        self.register_buffer("below", rows * dim + columns, persistent=False)
+        places = rows * dim + columns
+        self.register_buffer("places", places, persistent=False)
+        numbers = torch.full((dim * dim,), len(places))
+        numbers[places] = torch.arange(len(places))
+        self.register_buffer("numbers", numbers, persistent=False)
 
     def forward(self, features: Tensor) -> dist.Distribution:
-        sizes = (self.dim, self.dim, len(self.below))
+        sizes = (self.dim, self.dim, len(self.places))
         mean, log_diagonal, below = self.head(features).float().split(sizes, dim=-1)
-        lower = below.new_zeros(*below.shape[:-1], self.dim**2).index_copy(-1, self.below, below)
+        lower = _Placed.apply(below, self.places, self.numbers)
         scale = lower.unflatten(-1, (self.dim, self.dim)) + log_diagonal.exp().diag_embed()
         return dist.MultivariateNormal(mean, scale_tril=scale)
+
+
+class _Placed(torch.autograd.Function):
+    """Numbers (..., m) at `places`, (m,), among zeros; `numbers` says which one is where, m for none.
+
+    Two selections, as `index_copy`, deterministic on a GPU, sorts indices.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor, numbers: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return F.pad(values, (0, 1)).index_select(-1, numbers)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        return gradient.index_select(-1, places), None, None
 
 
 class FlowPosterior(nn.Module):
