@@ -147,7 +147,7 @@ def test_every_combination_trains_and_comes_back_from_its_file(lean, parse, digi
     settings = parse(choice)
     images, labels = digits[:N], torch.arange(N) % CLASSES
     model = make_model(settings.model, (1, 8, 8), CLASSES)
-    initialize(model, images)
+    initialize(model, images, settings.train)
     step = Step(model, images, settings.prepare.binarization == "dynamic", settings.train, labels)
     losses = []
     for _ in range(STEPS):
@@ -207,6 +207,7 @@ REFUSED = [
     ({"model": EIGHT | {"flow_widths": [9, 7]}}, "model.flow_widths: got [9, 7]", UNITS),
     ({"model": EIGHT | {"levels": "hvae", "flow_widths": [7]}}, "model.flow_widths: got [7]", UNITS),
     ({"model": EIGHT, "train": {"objective": "dreg"}}, "train.objective: got 'dreg'", GIVEN_DRAWS),
+    ({"train": {"kept_epoch": "last", "patience": 9}}, "train.patience: got 9", "0, as train.kept_epoch is last"),
     ({"train": {"objective": "iwae", "free_bits": 0.5}}, "train.free_bits: got 0.5", FREE_BITS),
     ({"train": {"objective": "dreg", "free_bits": 2.0}}, "train.free_bits: got 2.0", FREE_BITS),
     ({"model": {"likelihood": "bernoulli"}, "prepare": GRAY}, "model.likelihood: got 'bernoulli'", FOR_GRAY),

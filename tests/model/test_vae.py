@@ -346,12 +346,12 @@ def test_labels_are_nothing_to_an_unconditional_model(build, levels):
 @pytest.mark.parametrize("likelihood", ["bernoulli", "continuous_bernoulli", "discretized_logistic"])
 @pytest.mark.parametrize("network", ["mlp", "gated_mlp", "conv", "resnet"])
 @pytest.mark.parametrize("keys", [{}, {"levels": "hvae", "prior": "vampprior"}, {"condition": "label"}], ids=str)
-def test_color_images_go_in_and_come_out(small_settings, network, likelihood, keys):
+def test_color_images_go_in_and_come_out(small_settings, make_train, network, likelihood, keys):
     sizes = {"encoder_widths": [4, 4], "decoder_widths": [4, 4], "prior_components": 3}
     settings = small_settings(**(sizes | {"network": network} | keys)).model_copy(update={"likelihood": likelihood})
     model, labels = models.make_model(settings, (3, 6, 5), 3), torch.arange(2)
     images = torch.rand(2, 3, 6, 5).round()
-    initialize(model, (images * 255).to(torch.uint8))
+    initialize(model, (images * 255).to(torch.uint8), make_train())
     assert model.reconstruct(images, labels).shape == (2, 3, 6, 5)
     assert model.sample(2, 0, labels).shape == (2, 3, 6, 5)
     terms = elbo_terms(model.model, model.guide, images, labels)
@@ -375,9 +375,9 @@ def test_a_copys_vampprior_is_made_of_the_copys_encoder(build):
 # --- The start
 
 
-def test_the_decoder_starts_at_the_mean_image(make_model, digits):
+def test_the_decoder_starts_at_the_mean_image(make_model, make_train, digits):
     model = make_model()
-    initialize(model, digits)
+    initialize(model, digits, make_train())
     with torch.no_grad():
         model.decoder.output.weight.zero_()
     mean = (digits.float() / 255).mean(0)
@@ -385,9 +385,9 @@ def test_the_decoder_starts_at_the_mean_image(make_model, digits):
     torch.testing.assert_close(model.sample(2, seed=0), mean.clamp(0.001, 0.999).expand(2, 1, 8, 8))
 
 
-def test_pseudo_inputs_start_at_images_each_taken_once(build, digits):
+def test_pseudo_inputs_start_at_images_each_taken_once(build, make_train, digits):
     model = build(prior="vampprior", prior_components=20)
-    initialize(model, digits[:30])
+    initialize(model, digits[:30], make_train())
     taken = model.prior.logits.sigmoid()
     clipped = (digits[:30].float() / 255).clamp(0.05, 0.95)
     distances = (taken[:, None] - clipped).abs().amax((-3, -2, -1))

@@ -35,7 +35,7 @@ def make_step(lean, parse, digits, monkeypatch):
         settings = parse(choice)
         images, labels = digits[:N], torch.arange(N) % CLASSES
         model = make_model(settings.model, tuple(images.shape[1:]), CLASSES)
-        initialize(model, images)
+        initialize(model, images, settings.train)
         draw = settings.prepare.binarization == "dynamic"
         step_settings = settings.train.model_copy(update=train)
         return Step(model.to(device), images.to(device), draw, step_settings, labels.to(device))

@@ -26,6 +26,7 @@ def _number(**bounds: float) -> Any:
 # The upper bounds are far above useful values, yet low enough that no single key makes arithmetic overflow or asks
 # for gigabytes of memory.
 Rate = _number(gt=0, le=100)
+Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_read_exponent)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 EpochsOrOff = Annotated[int, Field(ge=0, le=100_000)]
 Images = Annotated[int, Field(ge=1, le=100_000)]
@@ -161,16 +162,25 @@ class Train(Section):
     device: Device
     epochs: Epochs
     batch_size: Images
+    shuffle: bool
+    initialization: Literal["torch", "glorot", "he"]
+    initialize_from_data: bool
     learning_rate: Rate
     schedule: Literal["one_cycle", "cosine", "constant", "iwae"]
+    adam_beta1: Share
     adam_epsilon: _number(gt=0, le=1)
+    weight_decay: _number(ge=0, le=100)
     kl_warmup_epochs: EpochsOrOff
+    kl_warmup_by: Literal["step", "epoch"]
+    kl: Literal["exact", "sampled"]
     objective: Literal["elbo", "iwae", "dreg"]
     particles: Annotated[int, Field(ge=1, le=10_000)]
     beta: _number(ge=0, le=1_000_000)
     free_bits: _number(ge=0, le=1_000_000)
     gradient_clip: _number(ge=0, le=1_000_000_000)
-    ema_decay: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_read_exponent)]
+    normalize_gradients: bool
+    ema_decay: Share
+    kept_epoch: Literal["best", "last"]
     patience: EpochsOrOff
     precision: Literal["auto", "float32", "tf32", "bfloat16"]
     step: Literal["auto", "eager", "recorded", "compiled", "graph"]
@@ -252,6 +262,13 @@ class Settings(Section):
             self.train.free_bits,
             "0",
             "free bits are defined for the ELBO's KL",
+        )
+        _refuse(
+            self.train.kept_epoch == "last" and self.train.patience > 0,
+            "train.patience",
+            self.train.patience,
+            "0",
+            "train.kept_epoch is last",
         )
         return self
 

@@ -17,11 +17,12 @@ from vae.training.step import Step
 
 
 def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = None) -> Progress:
-    """Train `model` in place on its device, and leave the best epoch's weights in it.
+    """Train `model` in place on its device, and leave it in evaluation mode with the kept epoch's weights.
 
-    The best epoch has the best validation ELBO, or with the objectives `iwae` and `dreg` the best validation bound,
-    after the KL warm-up; without a validation split it is the last one. With a folder for `checkpoints` the run resumes
-    from a state found there, and its results are identical to those of an uninterrupted run.
+    By default that is the best epoch: it has the best validation ELBO, or with the objectives `iwae` and `dreg` the
+    best validation bound, after the KL warm-up; without a validation split it is the last one. With a folder for
+    `checkpoints` the run resumes from a state found there, and its results are identical to those of an uninterrupted
+    run.
 
     Raises:
         SettingError: `train.step` is `graph`, which the device does not support.
@@ -30,6 +31,7 @@ def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = No
         Interrupted: on SIGINT or SIGTERM; with `checkpoints`, after saving the state.
     """
     device = next(model.parameters()).device
+    model.train()
     if settings.step == "graph" and device.type != "cuda":
         raise SettingError("train.step", f"got 'graph', allowed on {device.type}: auto, eager")
     data = data.to(device)
@@ -54,6 +56,7 @@ def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = No
         if checkpoints and settings.keep_checkpoint:
             save(step, progress, checkpoints)
         model.load_state_dict(progress.best)
+        model.eval()
         take_last_snapshot(model, progress, data)
     return progress
 
