@@ -19,7 +19,7 @@ from vae.training.step import Step
 CHOICES = {
     **{
         key: get_args(Model.model_fields[key].annotation)
-        for key in ("network", "prior", "posterior", "levels", "likelihood", "condition")
+        for key in ("network", "prior", "posterior", "flow_mixing", "levels", "likelihood", "condition")
     },
     "objective": get_args(Train.model_fields["objective"].annotation),
 }
@@ -187,6 +187,7 @@ NO_FLOW_PRIOR = "standard_normal, gaussian_mixture, vampprior, as a coupling flo
 NO_FLOW_POSTERIOR = "diagonal_normal, full_covariance, as a flow needs two latent dimensions"
 LAYERS = "one or more widths, as a flow's networks need hidden layers"
 UNITS = "widths of at least 8, as an IAF's networks need a hidden unit for each latent dimension"
+TWO_MASKS = "0, as dreg runs the guide twice, and each run would drop other units"
 GIVEN_DRAWS = "elbo, iwae, as it needs the density of given draws, which takes an IAF one pass per dimension"
 FREE_BITS = "0, as free bits are defined for the ELBO's KL"
 FOR_GRAY = "relaxed_bernoulli, continuous_bernoulli, discretized_logistic, as prepare.binarization is none"
@@ -207,6 +208,7 @@ REFUSED = [
     ({"model": EIGHT | {"flow_widths": [9, 7]}}, "model.flow_widths: got [9, 7]", UNITS),
     ({"model": EIGHT | {"levels": "hvae", "flow_widths": [7]}}, "model.flow_widths: got [7]", UNITS),
     ({"model": EIGHT, "train": {"objective": "dreg"}}, "train.objective: got 'dreg'", GIVEN_DRAWS),
+    ({"model": {"dropout": 0.1}, "train": {"objective": "dreg"}}, "model.dropout: got 0.1", TWO_MASKS),
     ({"train": {"kept_epoch": "last", "patience": 9}}, "train.patience: got 9", "0, as train.kept_epoch is last"),
     ({"train": {"objective": "iwae", "free_bits": 0.5}}, "train.free_bits: got 0.5", FREE_BITS),
     ({"train": {"objective": "dreg", "free_bits": 2.0}}, "train.free_bits: got 2.0", FREE_BITS),
@@ -240,6 +242,8 @@ ALLOWED = [
     {"model": EIGHT | {"flow_widths": [8]}},
     {"model": EIGHT | {"levels": "hvae", "latent_dim": 40, "flow_widths": [8]}},
     {"model": EIGHT, "train": {"objective": "iwae"}},
+    {"model": {"dropout": 0.1}, "train": {"objective": "iwae"}},
+    {"train": {"kept_epoch": "last"}},
     {"train": {"objective": "elbo", "free_bits": 0.5}},
     *(
         {"model": {"likelihood": "bernoulli"}, "prepare": {"binarization": binarization}}

@@ -409,7 +409,7 @@ def test_a_loaded_model_equals_the_saved_one(saved):
 
 def test_a_loaded_model_knows_its_settings_and_history(saved):
     _, path, settings = saved
-    metadata = {"format": 2, "epochs": 7, "classes": CLASSES, "model": settings.model_dump(), "image_shape": [1, 4, 6]}
+    metadata = {"format": 3, "epochs": 7, "classes": CLASSES, "model": settings.model_dump(), "image_shape": [1, 4, 6]}
     assert load(path).metadata == metadata
 
 

@@ -99,7 +99,7 @@ def train_by_hand(model, images, draw, settings):
                 numbers = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
                 noise = numbers.numpy().view(np.int16)[: x.numel()].reshape(x.shape).astype(np.float64)
                 x = torch.from_numpy((noise + 2**15) / 2**16 < x.double().numpy()).float()
-            mean, log_scale = model.posterior.head(model.encoder(x.view(-1, 1, 8, 8))).chunk(2, dim=-1)
+            mean, log_scale = model.posterior.head(model.features(x.view(-1, 1, 8, 8))).chunk(2, dim=-1)
             noise = torch.randn(mean.shape)
             z = mean + log_scale.exp() * noise
             logits = model.decoder(z).view(x.shape)

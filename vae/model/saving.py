@@ -9,7 +9,10 @@ from vae.model.two_levels import ChainVAE, HierarchicalVAE
 from vae.model.vae import VAE
 from vae.settings import Model
 
-FORMAT = 2  # of the file; format 1 (no `format` in its metadata) has gray images without a channel axis
+# Of the file. Format 1 (no `format` in its metadata) has gray images without a channel axis.
+FORMAT = 3
+# What the settings in files of formats 1 and 2 lack, as it was not a setting then.
+FIXED_UP_TO_2 = {"dropout": 0.0, "center_inputs": True, "clip_log_variance": False, "flow_mixing": "reversal"}
 
 # A new arrangement of levels is one class and one line here.
 LEVELS: dict[str, type[VAE]] = {"one": VAE, "iwae": ChainVAE, "hvae": HierarchicalVAE}
@@ -43,4 +46,5 @@ def _build(metadata: Mapping[str, Any]) -> VAE:
     if (written := metadata.get("format", 1)) > FORMAT:
         raise ValueError(f"written by a newer version of this project: format {written}, known here: up to {FORMAT}")
     channels, height, width = [1, *metadata["image_shape"]] if written == 1 else metadata["image_shape"]
-    return make_model(Model(**metadata["model"]), (channels, height, width), len(metadata["classes"]))
+    settings = metadata["model"] if written > 2 else FIXED_UP_TO_2 | metadata["model"]
+    return make_model(Model(**settings), (channels, height, width), len(metadata["classes"]))

@@ -101,7 +101,8 @@ class VAE(nn.Module):
         if self.classes:
             shown = self.label_image(self._one_hot(labels, images.shape[:-3])).unflatten(-1, self.image_shape[1:])
             images = torch.cat([images, shown.unsqueeze(-3)], dim=-3)
-        return self.encoder(images)
+        # Centered, so that the first layer's inputs do not all have one sign.
+        return self.encoder(images * 2 - 1 if self.settings.center_inputs else images)
 
     def posterior_given(self, images: Tensor, labels: Tensor | None = None) -> dist.Distribution:
         """`encode` without checks."""

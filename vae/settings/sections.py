@@ -80,12 +80,16 @@ class Model(Section):
     decoder_widths: Widths
     residual_blocks: Depth
     activation: Literal["silu", "relu", "tanh", "softplus", "gelu"]
+    dropout: Share
+    center_inputs: bool
     prior: Literal["standard_normal", "gaussian_mixture", "vampprior", "realnvp", "spline"]
     prior_components: Width
     prior_layers: Depth
     posterior: Literal["diagonal_normal", "full_covariance", "iaf", "coupling"]
     posterior_layers: Depth
+    clip_log_variance: bool
     flow_widths: Widths
+    flow_mixing: Literal["reversal", "lu"]
     levels: Literal["one", "iwae", "hvae"]
     top_dim: Width
     inner_widths: Widths
@@ -255,6 +259,13 @@ class Settings(Section):
                 "dreg",
                 "elbo, iwae",
                 "it needs the density of given draws, which takes an IAF one pass per dimension",
+            )
+            _refuse(
+                self.model.dropout > 0,
+                "model.dropout",
+                self.model.dropout,
+                "0",
+                "dreg runs the guide twice, and each run would drop other units",
             )
         _refuse(
             self.train.free_bits > 0 and self.train.objective != "elbo",
