@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vae import files, modules
-from vae.model.two_levels import ChainVAE, HierarchicalVAE
+from vae.model.two_levels import BranchedHVAE, ChainVAE, HierarchicalVAE
 from vae.model.vae import VAE
 from vae.settings import Model
 
@@ -15,7 +15,12 @@ FORMAT = 3
 FIXED_UP_TO_2 = {"dropout": 0.0, "center_inputs": True, "clip_log_variance": False, "flow_mixing": "reversal"}
 
 # A new arrangement of levels is one class and one line here.
-LEVELS: dict[str, type[VAE]] = {"one": VAE, "iwae": ChainVAE, "hvae": HierarchicalVAE}
+LEVELS: dict[str, type[VAE]] = {
+    "one": VAE,
+    "iwae": ChainVAE,
+    "hvae": HierarchicalVAE,
+    "hvae_branched": BranchedHVAE,
+}
 
 
 def make_model(settings: Model, image_shape: tuple[int, int, int], classes: int) -> VAE:

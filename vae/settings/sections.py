@@ -90,7 +90,7 @@ class Model(Section):
     clip_log_variance: bool
     flow_widths: Widths
     flow_mixing: Literal["reversal", "lu"]
-    levels: Literal["one", "iwae", "hvae"]
+    levels: Literal["one", "iwae", "hvae", "hvae_branched"]
     top_dim: Width
     inner_widths: Widths
     likelihood: Literal["bernoulli", "relaxed_bernoulli", "continuous_bernoulli", "discretized_logistic"]
@@ -99,7 +99,7 @@ class Model(Section):
     @model_validator(mode="after")
     def _check_combinations(self) -> "Model":
         prior_dim = self.latent_dim if self.levels == "one" else self.top_dim
-        posterior_dim = self.top_dim if self.levels == "hvae" else self.latent_dim
+        posterior_dim = self.top_dim if self.levels in ("hvae", "hvae_branched") else self.latent_dim
         if self.prior == "vampprior":
             _refuse(
                 self.posterior != "diagonal_normal",
@@ -112,7 +112,7 @@ class Model(Section):
                 self.levels == "iwae",
                 "levels",
                 self.levels,
-                "one, hvae",
+                "one, hvae, hvae_branched",
                 "with iwae the encoder does not reach the VampPrior's level",
             )
             _refuse(

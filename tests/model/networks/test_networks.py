@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.special import erf, expit
 
-from vae.model.networks import ACTIVATIONS, DECODERS, ENCODERS, inner_layers, make_decoder, make_encoder
+from vae.model.networks import ACTIVATIONS, DECODERS, ENCODERS, dense_layers, make_decoder, make_encoder
 from vae.model.networks.convolutional import ResidualBlock
 from vae.settings import Model
 
@@ -197,8 +197,8 @@ def test_leading_dimensions_are_kept(make_networks, network, leading):
 @pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize(("network", "activation"), [("mlp", "tanh"), ("resnet", "relu"), ("gated_mlp", "silu")])
 def test_the_layers_between_two_levels_in_numpy(make_settings, network, activation, widths):
-    keys = {"network": network, "activation": activation, "inner_widths": widths}
-    layers, inputs = inner_layers(make_settings(model=keys).model, 3), torch.randn(2, 4, 3)
+    keys = {"network": network, "activation": activation}
+    layers, inputs = dense_layers(make_settings(model=keys).model, 3, widths), torch.randn(2, 4, 3)
     expected = inputs.double().numpy()
     for weight, bias in weights_of(layers):
         expected = expected @ weight.T + bias
@@ -245,5 +245,5 @@ def test_dropped_features_are_0_and_the_others_scaled_up(make_networks):
 
 @pytest.mark.parametrize("dropout", [0, 0.3])
 def test_the_layers_between_two_levels_are_dropped_too(make_settings, dropout):
-    layers = inner_layers(make_settings(model={"network": "gated_mlp", "dropout": dropout}).model, 3)
+    layers = dense_layers(make_settings(model={"network": "gated_mlp", "dropout": dropout}).model, 3, [7, 5])
     assert sum(isinstance(part, torch.nn.Dropout) for part in layers.modules()) == (2 if dropout else 0)

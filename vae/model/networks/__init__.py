@@ -5,7 +5,7 @@ maps vectors of shape (..., inputs) to numbers of shape (..., channels, height, 
 (channels, height, width) that it adds to them. Leading dimensions are arbitrary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -64,10 +64,10 @@ def make_decoder(settings: Model, inputs: int, shape: Shape) -> nn.Module:
     return DECODERS[settings.network](settings, inputs, shape)
 
 
-def inner_layers(settings: Model, inputs: int) -> nn.Module:
-    """The fully connected layers between two levels of latent vectors: (..., inputs) to (..., last inner width)."""
+def dense_layers(settings: Model, inputs: int, widths: Sequence[int]) -> nn.Module:
+    """Fully connected hidden layers, such as between two levels of latents: (..., inputs) to (..., last width)."""
     layer = gated_layer(settings.dropout) if settings.network == "gated_mlp" else _plain(settings)
-    return hidden_layers([inputs, *settings.inner_widths], layer)
+    return hidden_layers([inputs, *widths], layer)
 
 
 def _plain(settings: Model) -> Layer:
