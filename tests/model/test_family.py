@@ -140,9 +140,9 @@ def outputs_of(model, images, labels):
 
 @pytest.mark.parametrize("choice", DESIGN, ids=lambda choice: "-".join(choice.values()))
 def test_every_combination_trains_and_comes_back_from_its_file(lean, parse, digits, tmp_path, choice):
-    """Of some 4000 combinations that the settings accept, a hundred in which any three choices occur together.
+    """Of some 11,000 combinations that the settings accept, 120 in which any three choices occur together.
 
-    All of them would take half an hour; an error that needs four certain parts at once may escape.
+    All of them would take an hour; an error that needs four certain parts at once may escape.
     """
     settings = parse(choice)
     images, labels = digits[:N], torch.arange(N) % CLASSES
