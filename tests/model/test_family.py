@@ -89,7 +89,7 @@ def parse(make_settings):
                 "epochs": STEPS,
                 "schedule": "constant",
                 # Small: dreg's gradient is the loss's over many draws, and here the draws are always the same.
-                "learning_rate": 0.003,
+                "learning_rate": 0.001,
             },
         )
 
