@@ -23,10 +23,11 @@ class LinearMixing(dist.TransformModule):
         # Below the diagonal L's entries, above it U's, on it the logarithms of U's.
         self.factors = nn.Parameter(torch.zeros(dim, dim))
         self.shift = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("identity", torch.eye(dim), persistent=False)
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
-        ones = torch.eye(len(self.shift), dtype=self.factors.dtype, device=self.factors.device)
-        return self.factors.tril(-1) + ones, self.factors.triu(1) + self.factors.diagonal().exp().diag_embed()
+        upper = torch.addcmul(self.factors.triu(1), self.factors.exp(), self.identity)
+        return self.factors.tril(-1) + self.identity, upper
 
     def _call(self, x: Tensor) -> Tensor:
         # In bfloat16 a density would be off by tenths of a nat.
