@@ -41,7 +41,7 @@ def train_stage(settings: Settings) -> None:
     pyro.set_rng_seed(settings.train.seed)
     images = data.train.images
     model = make_model(settings.model, tuple(images.shape[1:]), len(metadata["classes"]))
-    initialize(model, images)
+    initialize(model, images, settings.train)
     chosen = resolved(settings.train, len(images), device)
     identity = _identity(settings.model, chosen, data, metadata, device)
     folder = checkpoints.claim(SCRATCH, identity)

@@ -87,7 +87,7 @@ def test_an_epoch_shows_every_image_once_and_moves_the_parameters(name, make_mod
     model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     epoch()
     assert [len(batch) for batch in seen] == [64, 64, 22]
-    rows, once = torch.cat(seen).flatten(1), images.flatten(1) / 255
+    rows, once = torch.cat(seen).flatten(1), images.flatten(1) / 127.5 - 1
     assert sorted(rows.tolist()) == sorted(once.tolist())
     assert not torch.equal(rows, once), "not shuffled"
     assert all(not torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -122,8 +122,11 @@ def test_settings_are_read_only():
 
 def test_the_keys_that_hold_real_numbers_are_known_here():
     assert FLOATS == [
+        ("model", "dropout"),
         ("train", "learning_rate"),
+        ("train", "adam_beta1"),
         ("train", "adam_epsilon"),
+        ("train", "weight_decay"),
         ("train", "beta"),
         ("train", "free_bits"),
         ("train", "gradient_clip"),

@@ -26,8 +26,12 @@ VARIATIONS = {
     "full_covariance": {"posterior": "full_covariance"},
     "iaf": {"posterior": "iaf"},
     "coupling": {"posterior": "coupling"},
+    "realnvp with a learned mixing": {"prior": "realnvp", "flow_mixing": "lu"},
+    "coupling with a learned mixing": {"posterior": "coupling", "flow_mixing": "lu"},
+    "dropout": {"dropout": 0.2},
     "levels iwae": {"levels": "iwae"},
     "levels hvae": {"levels": "hvae"},
+    "levels hvae_branched": {"levels": "hvae_branched", "clip_log_variance": True},
     "label": {"condition": "label"},
     "relaxed_bernoulli": {"likelihood": "relaxed_bernoulli"},
     "continuous_bernoulli": {"likelihood": "continuous_bernoulli"},
@@ -35,6 +39,10 @@ VARIATIONS = {
 }
 TRAINING = {
     "clip": {"gradient_clip": 5},
+    "normalized": {"normalize_gradients": True},
+    "weight decay": {"weight_decay": 0.1},
+    "in order": {"shuffle": False},
+    "sampled kl": {"kl": "sampled"},
     "average": {"ema_decay": 0.8},
     "kl warm-up": {"kl_warmup_epochs": 2},
     "free bits": {"free_bits": 0.5},

@@ -250,6 +250,26 @@ def test_the_weights_of_the_best_epoch_are_kept(run, data, unvalidated, validati
     assert same_weights(model, after_two_epochs)
 
 
+def test_the_weights_of_the_last_epoch_are_kept_if_the_settings_say_so(run, data, unvalidated, validation_elbos):
+    validation_elbos(-100, -90, -95)
+    progress, model = run(data, kept_epoch="last")
+    _, without = run(unvalidated)
+    assert progress.best_epoch == 3
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, without.state_dict()[name])
+
+
+def test_steps_run_in_training_mode_and_everything_else_in_evaluation_mode(run, data, make_model, monkeypatch):
+    model, modes = make_model(), []
+    for name in ("model", "reconstruct"):
+        method = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda *a, method=method: modes.append(model.training) or method(*a))
+    run(data, model.eval(), epochs=2)
+    # Three steps, a validation of one batch; after the first epoch and for the kept one a snapshot.
+    assert modes == [True, True, True, False, False, True, True, True, False, False]
+    assert not model.training
+
+
 def test_of_equal_epochs_the_first_is_the_best(run, data, validation_elbos):
     validation_elbos(-50.0, -40.0, -40.0)
     assert run(data)[0].best_epoch == 2

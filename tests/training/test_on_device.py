@@ -36,8 +36,10 @@ def make_step(lean, parse, digits, monkeypatch):
     def make(choice, device="cpu", **train):
         settings = parse(choice)
         images, labels = digits[:N], torch.arange(N) % CLASSES
-        model = make_model(settings.model, tuple(images.shape[1:]), CLASSES)
-        initialize(model, images)
+        dropout = 0 if choice["objective"] == "dreg" else 0.1
+        parts = settings.model.model_copy(update={"dropout": dropout, "clip_log_variance": True})
+        model = make_model(parts, tuple(images.shape[1:]), CLASSES)
+        initialize(model, images, settings.train)
         draw = settings.prepare.binarization == "dynamic"
         step_settings = settings.train.model_copy(update=train)
         return Step(model.to(device), images.to(device), draw, step_settings, labels.to(device))
@@ -54,7 +56,8 @@ def test_a_step_reads_no_value_on_the_host(make_step, choice):
     # Fused Adam on the CPU reads its rate below the dispatcher, where these modes do not look: rightly, as on CUDA
     # the kernel takes the rate from the device.
     for precision in PRECISIONS:
-        step = make_step(choice, precision=precision, gradient_clip=5, ema_decay=0.9, kl_warmup_epochs=2)
+        keys = {"gradient_clip": 5, "normalize_gradients": True, "weight_decay": 0.1, "ema_decay": 0.9}
+        step = make_step(choice, precision=precision, kl="sampled", kl_warmup_epochs=2, **keys)
         step.begin_epoch()
         step(N)
         with NoReads(), NoCopies():
@@ -129,8 +132,9 @@ def meta(monkeypatch):
 def test_a_step_runs_wholly_on_the_meta_device(make_step, meta, choice, monkeypatch):
     updated = []
     # It has no kernel for `meta`.
-    monkeypatch.setattr(torch, "_fused_adam_", lambda *lists, lr, **_: updated.extend([lr, *chain(*lists)]))
-    step = make_step(choice, meta, ema_decay=0.9, kl_warmup_epochs=2)
+    for kernel in ("_fused_adam_", "_fused_adamw_"):
+        monkeypatch.setattr(torch, kernel, lambda *lists, lr, **_: updated.extend([lr, *chain(*lists)]))
+    step = make_step(choice, meta, normalize_gradients=True, weight_decay=0.1, ema_decay=0.9, kl_warmup_epochs=2)
     step.begin_epoch()
     step(N)
     tensors = [*updated, *step.tensors().values()]

@@ -7,16 +7,24 @@ from typing import Any
 from vae import files, modules
 from vae.artifacts import check_same_data
 from vae.errors import UnfitFile
-from vae.model.two_levels import ChainVAE, HierarchicalVAE
+from vae.model.two_levels import BranchedHVAE, ChainVAE, HierarchicalVAE
 from vae.model.vae import VAE
 from vae.settings import Model, check_pixels
 
-FORMAT = 2  # of the file; format 1 (no `format` in its metadata) has gray images without a channel axis
+# Of the file. Format 1 (no `format` in its metadata) has gray images without a channel axis.
+FORMAT = 3
+# What the settings in files of formats 1 and 2 lack, as it was not a setting then.
+FIXED_UP_TO_2 = {"dropout": 0.0, "center_inputs": True, "clip_log_variance": False, "flow_mixing": "reversal"}
 
 _TRAINING = {"train": dict, "provenance": dict, "epochs": int, "best_epoch": int}  # metadata that a trained model has
 
 # A new arrangement of levels is one class and one line here.
-LEVELS: dict[str, type[VAE]] = {"one": VAE, "iwae": ChainVAE, "hvae": HierarchicalVAE}
+LEVELS: dict[str, type[VAE]] = {
+    "one": VAE,
+    "iwae": ChainVAE,
+    "hvae": HierarchicalVAE,
+    "hvae_branched": BranchedHVAE,
+}
 
 
 def make_model(settings: Model, image_shape: tuple[int, int, int], classes: int) -> VAE:
@@ -62,7 +70,8 @@ def _build(metadata: Mapping[str, Any]) -> VAE:
     if type(written) is not int or written < 1:
         raise ValueError(f"its format is {written!r}, known here: 1 to {FORMAT}")
     channels, height, width = [1, *metadata["image_shape"]] if written == 1 else metadata["image_shape"]
-    settings, classes = Model(**metadata["model"]), metadata["classes"]
+    values = metadata["model"] if written > 2 else FIXED_UP_TO_2 | metadata["model"]
+    settings, classes = Model(**values), metadata["classes"]
     if not isinstance(classes, list) or not classes:
         raise ValueError(f"its classes are {classes!r}, expected a list of names")
     if "binarization" in metadata:

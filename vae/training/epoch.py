@@ -25,6 +25,7 @@ def finish(step: Step, progress: Progress, data: Data, settings: Train) -> None:
     log_likelihood, kl, rate = finite_means(step, progress, settings)
     progress.epoch, progress.batch = progress.epoch + 1, 0
     row = {"epoch": progress.epoch} | columns("train", log_likelihood, kl)
+    step.model.eval()
     with step.averaged():
         if data.validation is not None:
             row |= columns(
@@ -39,9 +40,10 @@ def finish(step: Step, progress: Progress, data: Data, settings: Train) -> None:
                     raise _diverged(f"the validation {what} is not finite after epoch {progress.epoch}", settings)
         if progress.epoch in settings.snapshot_epochs:
             progress.snapshots[progress.epoch] = _reconstruct(step.model, data.showcase)
-        if is_best(row, progress.history, settings.kl_warmup_epochs):
+        if settings.kept_epoch == "last" or is_best(row, progress.history, settings.kl_warmup_epochs):
             progress.best_epoch = progress.epoch
             progress.best = {name: tensor.clone() for name, tensor in step.model.state_dict().items()}
+    step.model.train()
     progress.history.append(row | {"learning_rate": rate})
 
 

@@ -25,11 +25,12 @@ def train(
     after_epoch: Callable[[Progress], None] = lambda progress: None,
     finish_now: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Train `model` in place on its device, and leave the best epoch's weights in it.
+    """Train `model` in place on its device, and leave it in evaluation mode with the kept epoch's weights.
 
-    The best epoch has the best validation ELBO, or with the objectives `iwae` and `dreg` the best validation bound,
-    after the KL warm-up; without a validation split it is the last one. With a folder for `checkpoints` the run resumes
-    from a state found there, and its results are identical to those of an uninterrupted run.
+    By default that is the best epoch: it has the best validation ELBO, or with the objectives `iwae` and `dreg` the
+    best validation bound, after the KL warm-up; without a validation split it is the last one. With a folder for
+    `checkpoints` the run resumes from a state found there, and its results are identical to those of an uninterrupted
+    run.
 
     `after_epoch` is called with the progress after each epoch, and once when a run resumes. `finish_now` is asked
     before each further epoch: if it says yes the run ends there, its state saved so that it can be continued.
@@ -41,6 +42,7 @@ def train(
         Interrupted: on SIGINT or SIGTERM; with `checkpoints`, after saving the state.
     """
     device = next(model.parameters()).device
+    model.train()
     if settings.step == "graph" and device.type != "cuda":
         raise SettingError("train.step", f"got 'graph', allowed on {device.type}: auto, eager")
     data = data.to(device)
@@ -72,6 +74,7 @@ def train(
         if checkpoints and settings.keep_checkpoint:
             save(step, progress, checkpoints)
         model.load_state_dict(progress.best)
+        model.eval()
         take_last_snapshot(model, progress, data)
     return progress
 

@@ -71,8 +71,9 @@ class Step:
         self.behind: torch.cuda.Event | None = None
 
     def begin_epoch(self) -> None:
-        """Shuffle the images, and reset counters and totals."""
-        torch.randperm(len(self.order), out=self.order)
+        """Shuffle the images if the settings say so, and reset counters and totals."""
+        if self.settings.shuffle:
+            torch.randperm(len(self.order), out=self.order)
         for started in (self.batch, self.losses, self.totals):
             started.zero_()
 
@@ -129,6 +130,8 @@ class Step:
             if self.settings.gradient_clip:
                 norm = nn.utils.get_total_norm(gradients, foreach=True)
                 torch._foreach_mul_(gradients, (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1))
+            if self.settings.normalize_gradients:
+                adam.normalize(gradients)
             self._update(gradients)
             if self.average:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - self.settings.ema_decay)
@@ -159,7 +162,9 @@ class Step:
             self.square_means,
             rate=self.rate,
             updates=self.updates,
+            beta1=self.settings.adam_beta1,
             epsilon=self.settings.adam_epsilon,
+            weight_decay=self.settings.weight_decay,
         )
 
     def _capture(self, size: int) -> None:

@@ -16,15 +16,16 @@ from vae.settings import Model
 
 
 class DiagonalNormal(nn.Module):
-    """N(mean, diag(scale^2)), with mean and log scale linear in the features."""
+    """N(mean, diag(scale^2)), with mean and log scale linear in the features, or the log variance kept in [-6, 2]."""
 
-    def __init__(self, features: int, dim: int) -> None:
+    def __init__(self, features: int, dim: int, clipped: bool = False) -> None:
         super().__init__()
         self.head = Linear(features, 2 * dim)
+        self.clipped = clipped
 
     def forward(self, features: Tensor) -> dist.Distribution:
         mean, log_scale = self.head(features).float().chunk(2, dim=-1)
-        return NormalVector(mean, log_scale)
+        return NormalVector(mean, log_scale.clamp(-3, 1) if self.clipped else log_scale)
 
 
 class FullCovariance(nn.Module):
@@ -70,9 +71,9 @@ class _Placed(torch.autograd.Function):
 class FlowPosterior(nn.Module):
     """A diagonal normal transformed by a flow that also sees the features."""
 
-    def __init__(self, features: int, dim: int, flow: flows.Flow) -> None:
+    def __init__(self, features: int, dim: int, flow: flows.Flow, clipped: bool = False) -> None:
         super().__init__()
-        self.base = DiagonalNormal(features, dim)
+        self.base = DiagonalNormal(features, dim, clipped)
         self.flow = flow
 
     def forward(self, features: Tensor) -> dist.Distribution:
@@ -81,13 +82,23 @@ class FlowPosterior(nn.Module):
 
 # A new posterior is one class or function and one line here.
 POSTERIORS: dict[str, Callable[[Model, int, int], nn.Module]] = {
-    "diagonal_normal": lambda settings, features, dim: DiagonalNormal(features, dim),
+    "diagonal_normal": lambda settings, features, dim: DiagonalNormal(features, dim, settings.clip_log_variance),
     "full_covariance": lambda settings, features, dim: FullCovariance(features, dim),
     "iaf": lambda settings, features, dim: FlowPosterior(
-        features, dim, flows.inverse_autoregressive(dim, features, settings.flow_widths, settings.posterior_layers)
+        features,
+        dim,
+        flows.inverse_autoregressive(
+            dim, features, settings.flow_widths, settings.posterior_layers, settings.flow_mixing
+        ),
+        settings.clip_log_variance,
     ),
     "coupling": lambda settings, features, dim: FlowPosterior(
-        features, dim, flows.conditional_affine_coupling(dim, features, settings.flow_widths, settings.posterior_layers)
+        features,
+        dim,
+        flows.conditional_affine_coupling(
+            dim, features, settings.flow_widths, settings.posterior_layers, settings.flow_mixing
+        ),
+        settings.clip_log_variance,
     ),
 }
 
