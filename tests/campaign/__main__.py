@@ -28,9 +28,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file for the counts")
     arguments = parser.parse_args()
     # The library must be there when the process starts.
-    if "faults" in arguments.only and "faults.so" not in os.environ.get("LD_PRELOAD", ""):
+    if {"faults", "dvc"} & set(arguments.only) and "faults.so" not in os.environ.get("LD_PRELOAD", ""):
         if faults.compiler() is None:
-            sys.exit("error: there is no C compiler (cc), which the part `faults` needs")
+            sys.exit("error: there is no C compiler (cc), which the parts `faults` and `dvc` need")
         with tempfile.TemporaryDirectory() as folder:
             library = faults.build(Path(folder))
             command = [sys.executable, "-m", "tests.campaign", *sys.argv[1:]]
