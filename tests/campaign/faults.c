@@ -1,17 +1,21 @@
 /* System calls that fail, or the end of the process, at the n-th call on a file below a folder.
  *
  * Loaded with LD_PRELOAD. Armed by faults_arm, or at the start of a process by the environment variable FAULTS, which
- * holds its arguments as "kinds:nth:number:lasting:folder". */
+ * holds its arguments as "kinds:nth:number:lasting:folder".
+ *
+ * Each attempt to reach the network adds a line to the file that the variable CONNECTIONS names. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -175,3 +179,27 @@ int unlinkat(int directory, const char *path, int flags)
 
 int rmdir(const char *path) { return due(UNLINK, AT_FDCWD, path) ? fail() : REAL(rmdir)(path); }
 int mkdir(const char *path, mode_t mode) { return due(MKDIR, AT_FDCWD, path) ? fail() : REAL(mkdir)(path, mode); }
+
+static void note(const char *call, const char *what)
+{
+    const char *path = getenv("CONNECTIONS");
+    int before = errno, file = path ? REAL(open)(path, O_WRONLY | O_CREAT | O_APPEND, 0600) : -1;
+    if (file >= 0) {
+        dprintf(file, "%s %s\n", call, what);
+        close(file);
+    }
+    errno = before;
+}
+
+int connect(int descriptor, const struct sockaddr *to, socklen_t size)
+{
+    if (to->sa_family == AF_INET || to->sa_family == AF_INET6)
+        note("connect", to->sa_family == AF_INET ? "IPv4" : "IPv6");
+    return REAL(connect)(descriptor, to, size);
+}
+
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **found)
+{
+    note("getaddrinfo", host ? host : "");
+    return REAL(getaddrinfo)(host, service, hints, found);
+}

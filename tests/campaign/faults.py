@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from tests.campaign.world import World, fork
@@ -61,7 +62,6 @@ def count(world: World, stage: str, calls: int) -> int:
     counter = world.folder / "seen"
     place = world.place(stage)
 
-    leftovers = False
     world.age(stage)
     fork(place, stage, lambda: arm(place, calls, 0, 0), after=lambda: counter.write_text(str(seen())))
     return int(counter.read_text())
@@ -81,7 +81,7 @@ def case(world: World, rng: random.Random) -> tuple[Counter[str], list[str]]:
         nth = rng.randint(1, max(1, total(world, stage, name)))
         lasting = number != 0 and rng.random() < 0.3
         place = world.place(stage)
-        outcome = fork(place, stage, lambda: arm(place, CALLS[name], nth, number, lasting))
+        outcome = fork(place, stage, partial(arm, place, CALLS[name], nth, number, lasting))
         counts["failed system calls" if number else "kills at a system call"] += outcome.status != 0
         leftovers = leftovers or number == 0 or name == "unlink"
         complaints = world.after_fault(stage, outcome, 0 if number else signal.SIGKILL, leftovers)

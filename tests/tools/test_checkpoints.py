@@ -59,6 +59,7 @@ def main(monkeypatch, capsys, *arguments):
     return status, *capsys.readouterr()
 
 
+@pytest.mark.fault
 def test_what_cannot_be_resumed_is_listed_and_then_removed(project, monkeypatch, capsys):
     own, other = leave(own_parts()), leave(PARTS)
     status, output, error = main(monkeypatch, capsys)
@@ -78,6 +79,7 @@ def test_an_age_keeps_what_is_younger(project, monkeypatch, capsys):
     assert (old.exists(), young.exists()) == (False, True)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("kind", ["a file", "a folder", "a link", "another name"])
 def test_nothing_that_training_did_not_write_is_removed(project, monkeypatch, capsys, kind):
     folder = leave(PARTS)
@@ -106,6 +108,7 @@ def test_without_data_nothing_is_removed(project, monkeypatch, capsys):
     assert folder.exists()
 
 
+@pytest.mark.fault
 def test_while_a_stage_runs_nothing_is_removed(project, monkeypatch, capsys):
     folder = leave(PARTS)
     monkeypatch.setattr(stages, "PATIENCE", 0.1)

@@ -284,13 +284,13 @@ def test_folders_of_others_are_left_alone(tmp_path):
 )
 def test_what_another_runs_state_differs_in_is_named(tmp_path, changes, reason):
     other = make_run(tmp_path, **changes)
-    own = checkpoints.claim(tmp_path, PARTS)
+    checkpoints.claim(tmp_path, PARTS)
     assert checkpoints.others(tmp_path, PARTS) == {other: f"it was made with different {reason}"}
 
 
 @pytest.mark.parametrize("contents", [None, "", "{", "\xff"])
 def test_a_state_of_an_older_version_says_no_more_than_that(tmp_path, contents):
-    own, other = checkpoints.claim(tmp_path, PARTS), tmp_path / "0123"
+    other = tmp_path / "0123"
     checkpoints.write(other, make_state(1))
     if contents is not None:
         (other / "identity.json").write_text(contents, encoding="latin-1")
