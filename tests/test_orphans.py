@@ -15,7 +15,7 @@ from tests.checkouts import ENVIRONMENT, call, change, contents
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
 OUTPUTS = ("data/model.safetensors", "data/snapshots.npz", "plots/history.csv", "metrics/train.json")
-ENDLESS = {"epochs": 100_000, "batch_size": 16, "checkpoint_every": 1, "snapshot_epochs": [1]}
+ENDLESS = {"step": "eager", "epochs": 100_000, "batch_size": 16, "checkpoint_every": 1, "snapshot_epochs": [1]}
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> float:

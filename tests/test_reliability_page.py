@@ -20,15 +20,12 @@ VALUE = r"FILE|REASON|SIG[A-Z]+|NAME|\.\.\.|\d+"
 
 def fault_tests(path: Path) -> set[str]:
     """The tests of a file that have the marker `fault`, alone or by their module."""
-    found = set()
     tree = ast.parse(path.read_text())
     marks = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "pytestmark"]
     whole = any(_names_fault(mark) for mark in marks)
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            if whole or any(_names_fault(decorator) for decorator in node.decorator_list):
-                found.add(f"{path.relative_to(ROOT).as_posix()}::{node.name}")
-    return found
+    tests = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    marked = [test for test in tests if whole or any(map(_names_fault, test.decorator_list))]
+    return {f"{path.relative_to(ROOT).as_posix()}::{test.name}" for test in marked}
 
 
 def _names_fault(tree: ast.AST) -> bool:

@@ -14,7 +14,7 @@ from tests.checkouts import change
 from vae.training import loop
 
 EPOCHS = 10_000
-SETTINGS = {"epochs": EPOCHS, "batch_size": 1_000, "schedule": "constant", "checkpoint_every": 100}
+SETTINGS = {"step": "recorded", "epochs": EPOCHS, "batch_size": 1_000, "schedule": "constant", "checkpoint_every": 100}
 MEMORY = 50_000_000  # bytes; the history takes a thousandth of it per epoch
 SCRATCH = 10_000_000  # bytes: two states of a small model, each with the history
 
