@@ -14,14 +14,18 @@ ROWS = [
     for line in (ROOT / "docs/reliability.md").read_text().splitlines()
     if line.startswith("| ") and not line.startswith(("| fault", "| counted"))
 ]
-# What stands for a value in a message on the page.
-VALUE = r"FILE|REASON|SIG[A-Z]+|NAME|\.\.\.|\d+"
+# What stands for a value in a message on the page, and where messages are joined.
+VALUE = r"FILE|REASON|SIG[A-Z]+|NAME|\.\.\.|\d+|[:;] |\("
 
 
 def fault_tests(path: Path) -> set[str]:
     """The tests of a file that have the marker `fault`, alone or by their module."""
     tree = ast.parse(path.read_text())
-    marks = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "pytestmark"]
+    marks = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+    ]
     whole = any(_names_fault(mark) for mark in marks)
     tests = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
     marked = [test for test in tests if whole or any(map(_names_fault, test.decorator_list))]

@@ -296,6 +296,7 @@ def test_waits_have_jitter(site, tmp_path, waits):
     assert all(not seconds.is_integer() for seconds in waits)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("fault", "reason"), PASSING.values(), ids=PASSING)
 def test_what_does_not_pass_costs_a_bounded_number_of_attempts(fault, reason, site, tmp_path):
     site.faults["a"] = [fault] * 99
@@ -314,6 +315,7 @@ def test_what_lasts_is_not_tried_again(fault, reason, site, tmp_path, waits):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("fault", "reason"), [*LASTING.values(), *PASSING.values()], ids=[*LASTING, *PASSING])
 def test_the_next_mirror_takes_over_for_the_rest_of_the_run(fault, reason, site, tmp_path):
     site.faults["a"] = [fault] * 99
