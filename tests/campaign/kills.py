@@ -10,14 +10,14 @@ from tests.campaign.world import World, fork
 
 
 def case(world: World, rng: random.Random) -> tuple[Counter[str], list[str]]:
-    """Kill or stop a stage one to three times, then let it run."""
+    """Kill or stop a stage up to six times in a row, then let it run."""
     stage = world.choose(rng)
     counts: Counter[str] = Counter()
     found: list[str] = []
     killed = False
     world.age(stage)
-    for _ in range(rng.choice((1, 1, 2, 3))):
-        number = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+    for _ in range(rng.randint(1, 6)):
+        number = rng.choice((*[signal.SIGKILL] * 8, signal.SIGTERM, signal.SIGINT))
         moment = rng.uniform(0, 0.9 * world.seconds[stage])
 
         def strike(process: int, moment: float = moment, number: int = number) -> None:
