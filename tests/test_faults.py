@@ -97,6 +97,9 @@ def test_a_read_that_fails_is_not_damage(python, tmp_path):
             assert (name, message) == ("FileError", f"{tmp_path / 'file'}: permission denied"), case
         elif number == errno.ENOMEM:
             assert (name, message) == ("MemoryError", f"not enough to read {tmp_path / 'file'}"), case
+        elif nth == 2:  # that library does not say why
+            assert (name, path) == ("OSError", str(tmp_path / "file")), case
+            assert "cannot be opened" in message, case
         else:
             assert (seen, path) == (number, str(tmp_path / "file")), case
 
@@ -115,14 +118,15 @@ def test_a_full_disk_is_one_line_that_names_the_file(python, tmp_path):
 
 
 def test_the_mark_of_a_run_survives_an_emptying_that_fails(python, tmp_path):
-    folder = tmp_path / "run"
+    folder, elsewhere = tmp_path / "run", tmp_path / "project"
+    elsewhere.mkdir()
     for name in ("data/deep/file", "stages/train.py", "zzz", ".pyro-vae-run"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     empty = "import sys; from pathlib import Path; from tools.run import empty_folder; empty_folder(Path(sys.argv[1]))"
-    done = python(tmp_path, "-c", empty, folder, armed=variable(folder, UNLINK, 2, errno.EIO, lasting=True))
+    done = python(elsewhere, "-c", empty, folder, armed=variable(folder, UNLINK, 2, errno.EIO, lasting=True))
     assert "OSError: [Errno 5] Input/output error" in done.stderr
     assert (folder / ".pyro-vae-run").exists()
     assert len(list(folder.rglob("*"))) > 1
-    assert python(tmp_path, "-c", empty, folder).stderr == ""
+    assert python(elsewhere, "-c", empty, folder).stderr == ""
     assert os.listdir(folder) == [".pyro-vae-run"]  # noqa: PTH208

@@ -51,6 +51,7 @@ def test_other_settings_after_dvc_was_killed_alone_get_their_own_results(checkou
     dvc = subprocess.Popen(("dvc", "repro", "train"), cwd=checkout, env=ENVIRONMENT, **streams)
     wait_for(lambda: list((checkout / "data/.checkpoints").glob("*/last.pt")), 120)
     os.kill(dvc.pid, signal.SIGKILL)
+    dvc.wait()
     change(
         checkout, train={"seed": 5, "epochs": 2, "batch_size": 256, "checkpoint_every": 5, "snapshot_epochs": [1, 2]}
     )
