@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from vae.settings import Settings
 
 LOCK = Path("data/.checkpoints/stage.lock")
-PATIENCE = 10  # seconds that a stage waits for another one in the same folder
+POLL = 1  # seconds after which a stage looks again whether its DVC and its folder are there
 GRACE = 10  # seconds for a stage that was asked to stop to save its state
+PATIENCE = 2 * (POLL + GRACE)  # seconds that a stage waits for another one, which an orphan needs half of to end
 # The stage that writes each file, to name in the message about one that does not fit.
 WRITERS = {
     "data/raw": "download",
@@ -93,7 +94,7 @@ def run(stage: Callable[["Settings"], None]) -> None:
         if len(sys.argv) > 1:
             raise InputError(f"{sys.argv[1]}: a stage takes no arguments; its settings are in params.yaml")
         settings = load_settings()
-        with _signals_as_exceptions(), _alone(), _watched():
+        with _signals_as_exceptions(), alone(), _watched():
             stage(settings)
     except MissingFile as error:
         _fail(2, f"{error}; run `dvc repro` to create it")
@@ -150,8 +151,12 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the folder's lock: if DVC is killed its stage keeps running, and no other stage may start beside it."""
+def alone() -> Iterator[None]:
+    """Hold the folder's lock: if DVC is killed its stage keeps running, and no other stage may start beside it.
+
+    Raises:
+        WorkError: another process has held it for longer than an orphaned stage needs to end.
+    """
     from filelock import FileLock, Timeout
 
     LOCK.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +181,7 @@ def _watched() -> Iterator[None]:
 
 
 def _watch(parents: tuple[int, ...], ended: threading.Event) -> None:
-    while not ended.wait(1):
+    while not ended.wait(POLL):
         if gone := _what_is_gone(parents):
             with suppress(OSError):
                 print(f"error: {gone}; stopping", file=sys.stderr, flush=True)

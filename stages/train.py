@@ -17,7 +17,7 @@ from vae.files import write_arrays, write_csv, write_json
 from vae.identity import code_identity, machine, versions
 from vae.model import VAE, make_model, save
 from vae.model.distributions.likelihoods import mark_relaxed
-from vae.settings import Model, Settings, Train, check_pixels
+from vae.settings import Settings, check_pixels
 from vae.training import checkpoints, signals
 from vae.training.choices import resolved
 from vae.training.data import Data
@@ -37,16 +37,16 @@ CODE = ("stages/train.py", "vae/data/images.py", "vae/data/splits.py", "vae/mode
 def train_stage(settings: Settings) -> None:
     """Train, resuming from the checkpoint of an interrupted run if there is one, and write the results."""
     device = set_up(settings.train.device)
-    data, indices, metadata = _read_data(settings)
+    data, indices, metadata = read_data(settings)
     pyro.set_rng_seed(settings.train.seed)
     images = data.train.images
     model = make_model(settings.model, tuple(images.shape[1:]), len(metadata["classes"]))
     initialize(model, images, settings.train)
     chosen = resolved(settings.train, len(images), device)
-    identity = _identity(settings.model, chosen, data, metadata, device)
+    identity = identify(settings, data, metadata, device)
     folder = checkpoints.claim(SCRATCH, identity)
-    for other, reason in checkpoints.others(folder).items():
-        print(f"{other}: not used, {reason}; delete it if you no longer need it")
+    for other, reason in checkpoints.others(SCRATCH, identity).items():
+        print(f"{other}: not used, {reason}; `python -m tools.checkpoints --remove` removes such folders")
     progress, cut_short = _train(model.to(device), data, settings, folder)
     known = metadata | {"provenance": _provenance(identity)}
     _write(model, progress, indices, settings.model_copy(update={"train": chosen}), known)
@@ -57,7 +57,8 @@ def train_stage(settings: Settings) -> None:
             "DVC takes it for the full run: `dvc repro --force --single-item train` trains the rest"
         )
     elif not settings.train.keep_checkpoint:
-        checkpoints.remove(folder)
+        with suppress(OSError):  # the results are complete without it
+            checkpoints.remove(folder)
 
 
 def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Progress, bool]:
@@ -86,7 +87,8 @@ def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Pr
     return progress, cut_short
 
 
-def _read_data(settings: Settings) -> tuple[Data, np.ndarray, dict[str, Any]]:
+def read_data(settings: Settings) -> tuple[Data, np.ndarray, dict[str, Any]]:
+    """The prepared data, the places of the shown images in the test split, and the training split's metadata."""
     validated = ["validation"] if (PREPARED / "validation.safetensors").exists() else []
     splits, metadata = read_splits(PREPARED, "train", "test", *validated)
     try:
@@ -100,11 +102,12 @@ def _read_data(settings: Settings) -> tuple[Data, np.ndarray, dict[str, Any]]:
     return Data(train, splits.get("validation"), test[first], draw), first, metadata
 
 
-def _identity(model: Model, train: Train, data: Data, metadata: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def identify(settings: Settings, data: Data, metadata: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Everything that the trained model depends on, part by part."""
+    train = resolved(settings.train, len(data.train), device)
     # Only a constant learning rate does not depend on the number of epochs.
     ignored = train.WITHOUT_EFFECT | ({"epochs"} if train.schedule == "constant" else set())
-    sections = {"model": model.model_dump(), "train": train.model_dump(exclude=ignored)}
+    sections = {"model": settings.model.model_dump(), "train": train.model_dump(exclude=ignored)}
     splits = dict(zip(("train", "validation", "showcase"), data.splits, strict=True))
     images = {name: checkpoints.digest(split.images, split.labels) for name, split in splits.items() if split}
     return {

@@ -35,6 +35,7 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, start_new_session=True, **streams)
 
 
+@pytest.mark.fault
 def test_killed_again_and_again_and_resumed_by_dvc_repro(long_training: Path, tmp_path: Path) -> None:
     undisturbed = Path(shutil.copytree(long_training, tmp_path / "undisturbed"))
     call(undisturbed, "dvc", "repro", "train")
@@ -58,6 +59,7 @@ def test_killed_again_and_again_and_resumed_by_dvc_repro(long_training: Path, tm
     assert not list((long_training / "data/.checkpoints").glob("*/")), "a finished training keeps no checkpoint"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_state_and_says_where(long_training: Path, tmp_path: Path, number: signal.Signals) -> None:
     process = start(long_training, "python", "-m", "stages.train")

@@ -11,7 +11,7 @@ import yaml
 
 from vae.errors import InputError
 from vae.evaluation.measures import BESIDE, RELAXED
-from vae.settings import Train
+from vae.settings import Train, parse_yaml, read_yaml
 
 TOLERANCES = Path(__file__).with_name("tolerances.yaml")
 MODEL, REPORT = Path("data/model.safetensors"), Path("plots/report.html")
@@ -82,8 +82,8 @@ def compare(folder: Path) -> list[Deviation]:
     record = read_record(folder)
     if record is None:
         raise InputError(f"{folder / 'metrics'}: no record, as no metrics are committed to Git here")
-    committed = yaml.safe_load(_git(folder, "show", "HEAD:./params.yaml") or "{}")
-    if changes := _changes(committed, yaml.safe_load((folder / "params.yaml").read_text())):
+    committed = parse_yaml(_git(folder, "show", "HEAD:./params.yaml") or "{}", "HEAD:params.yaml")
+    if changes := _changes(committed, read_yaml(folder / "params.yaml")):
         raise InputError(f"params.yaml: settings differ from the record's: {', '.join(changes)}")
     return deviations(read_metrics(folder), record)
 

@@ -158,8 +158,9 @@ def _flat(changes: Changes) -> Iterator[tuple[str, str, Any]]:
 
 
 def environment() -> dict[str, str]:
-    """The variables for a DVC whose stages' `python` is this one, whether or not its environment is activated."""
-    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    """The variables for a DVC that reports nothing, and whose stages' `python` is this one, activated or not."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
 
 
 def _call(*arguments: str, folder: Path) -> None:

@@ -191,6 +191,8 @@ def readable(path: str | Path) -> Iterator[BinaryIO]:
         with Path(path).open("rb") as file:
             yield file
     except FileNotFoundError as error:
+        if error.errno is None and Path(path).exists():  # safetensors, whatever kept it from opening the file
+            raise OSError(errno.EIO, "cannot be opened", str(path)) from error
         raise MissingFile(path) from error
     except PermissionError as error:
         raise FileError(path, "permission denied") from error

@@ -238,6 +238,7 @@ def test_what_passes_is_tried_again(fault, reason, site, tmp_path, waits, caplog
     assert reason in caplog.messages[0] and "trying again in" in caplog.messages[0]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_a_mirror_that_says_when_to_come_back_is_asked_then(form, site, tmp_path, waits):
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=50)
@@ -256,6 +257,7 @@ def test_an_answer_when_to_come_back_that_is_none_is_passed_over(value, site, tm
     assert waits[0] <= 2
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("code", [404, 503])
 def test_control_characters_of_a_server_do_not_reach_the_terminal(code, site, tmp_path, caplog):
     site.faults["a"] = [say("Not \x1b[31mred\x07\x9b2J" + "x" * 5000, code)] * 3
@@ -266,6 +268,7 @@ def test_control_characters_of_a_server_do_not_reach_the_terminal(code, site, tm
 
 
 @posix_only
+@pytest.mark.fault
 @pytest.mark.parametrize("form", ["{path}", "file://{path}"])
 @pytest.mark.parametrize("kind", ["pipe", "link to a device", "folder", "endless"])
 def test_a_folder_whose_files_are_not_files_is_left_for_the_next_mirror(form, kind, site, tmp_path):
@@ -293,6 +296,7 @@ def test_waits_have_jitter(site, tmp_path, waits):
     assert all(not seconds.is_integer() for seconds in waits)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("fault", "reason"), PASSING.values(), ids=PASSING)
 def test_what_does_not_pass_costs_a_bounded_number_of_attempts(fault, reason, site, tmp_path):
     site.faults["a"] = [fault] * 99
@@ -311,6 +315,7 @@ def test_what_lasts_is_not_tried_again(fault, reason, site, tmp_path, waits):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("fault", "reason"), [*LASTING.values(), *PASSING.values()], ids=[*LASTING, *PASSING])
 def test_the_next_mirror_takes_over_for_the_rest_of_the_run(fault, reason, site, tmp_path):
     site.faults["a"] = [fault] * 99
@@ -460,6 +465,7 @@ def test_passwords_are_not_shown(site, tmp_path, caplog):
     assert "secret" not in str(caught.value) + caplog.text
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "mirror",
     [

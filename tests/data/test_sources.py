@@ -82,6 +82,7 @@ def test_class_names(name, first, last):
     assert len(set(names)) == 10 and (names[0], names[-1]) == (first, last)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("key", ["images", "labels"])
 def test_digits_that_were_changed_are_damaged(tmp_path, key):
     mirrors.fetch("digits", [], tmp_path)

@@ -61,6 +61,7 @@ def test_ten_images_are_enough_to_train_on(split):
     assert len(split(make_raw(60), validation_size=50)["train"]) == 10
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("size", [51, 59, 60, 61])
 def test_a_validation_split_that_leaves_too_little_to_train_on_is_refused(split, size):
     with pytest.raises(InputError, match=rf"prepare\.validation_size: got {size}, allowed: at most 50"):

@@ -308,6 +308,7 @@ def test_every_number_has_an_upper_bound():
     assert not [place for place, schema in numbers.items() if not {"maximum", "exclusiveMaximum"} & schema.keys()]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
@@ -331,6 +332,7 @@ def test_an_extreme_value_is_refused_with_its_bound(section, key, value):
     )
 
 
+@pytest.mark.fault
 def test_thousands_of_mistakes_are_a_short_message():
     lines = refusal(VALUES | {f"key{number}": number for number in range(5000)}).splitlines()
     assert len(lines) == 21
@@ -348,6 +350,7 @@ SECRETS = [
 ]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("mirror", SECRETS)
 def test_a_mirror_with_a_secret_is_refused_and_not_shown(mirror):
     message = refusal(changed("download", "mirrors", [mirror]))
@@ -472,6 +475,7 @@ def test_a_folder_is_no_settings_file(tmp_path):
         load_settings(tmp_path)
 
 
+@pytest.mark.fault
 def test_a_file_of_fifty_megabytes_is_refused_without_being_read(tmp_path):
     with (tmp_path / "params.yaml").open("wb") as file:
         file.truncate(50_000_000)

@@ -122,6 +122,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_refuses_wrong_settings_with_one_message_and_status_2(project, refusal, name, mistake):
@@ -216,12 +217,14 @@ def test_a_stage_in_an_empty_folder_says_what_is_missing(project, refusal, name)
     assert refusal(name) == (2, f"{FIRST_INPUTS[name]}: not found; run `dvc repro` to create it")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("name", "path"), INPUTS)
 def test_a_missing_input_is_told_by_its_name(copied, refusal, name, path):
     Path(path).unlink()
     assert refusal(name) == (2, f"{path}: not found; run `dvc repro` to create it")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("damage", [b"", b"\xff\0\xfe" * 100])
 @pytest.mark.parametrize(("name", "path"), [*INPUTS, ("train", "data/prepared/validation.safetensors")])
 def test_a_damaged_input_is_told_by_its_name(copied, refusal, name, path, damage):
@@ -588,14 +591,6 @@ def test_a_stage_that_ends_well_says_nothing_and_gets_the_settings(alone, capsys
     stages.run(given.append)
     assert given == [load_settings(ROOT / "params.yaml")]
     assert capsys.readouterr() == ("", "")
-
-
-def test_a_full_disk_is_told_with_the_file_and_leaves_the_old_one(copied, refusal, monkeypatch):
-    def fail(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    assert refusal("embed") == (1, "plots/embedding.csv: No space left on device")
 
 
 def test_a_file_where_a_folder_should_be_is_told_with_its_name(project, refusal):

@@ -119,6 +119,14 @@ def test_settings_without_effect_do_not_prevent_a_comparison(project: Path) -> N
     assert compare(project)
 
 
+def test_settings_are_read_as_the_stages_read_them(project: Path) -> None:
+    write(project, RECORD, epochs=10)
+    call(project, "git", "commit", "--quiet", "--all", "--message=Ten epochs")
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("epochs: 10", "epochs: 010"))
+    assert compare(project), "not 8, as in YAML 1.1"
+
+
 @pytest.mark.parametrize("change", ["no report", "no model", "another model"])
 def test_a_run_that_is_not_finished_is_refused(project: Path, change: str) -> None:
     if change == "another model":

@@ -40,7 +40,8 @@ def finish(step: Step, progress: Progress, data: Data, settings: Train) -> None:
                     raise _diverged(f"the validation {what} is not finite after epoch {progress.epoch}", settings)
         if progress.epoch in settings.snapshot_epochs:
             progress.snapshots[progress.epoch] = _reconstruct(step.model, data.showcase)
-        if settings.kept_epoch == "last" or is_best(row, progress.history, settings.kl_warmup_epochs):
+        best = progress.history[progress.best_epoch - 1] if progress.best_epoch else None
+        if settings.kept_epoch == "last" or is_best(row, best, settings.kl_warmup_epochs):
             progress.best_epoch = progress.epoch
             progress.best = {name: tensor.clone() for name, tensor in step.model.state_dict().items()}
     step.model.train()
