@@ -5,6 +5,7 @@ process may grow by no more than LIMIT from when it starts.
 """
 
 import argparse
+import copy
 import json
 import os
 import pickle
@@ -83,9 +84,9 @@ def in_metadata(content: bytes, rng: random.Random) -> bytes:
             place.pop(key, None)
         elif isinstance(place.get(key), list) and place[key] and rng.random() < 0.5:
             place[key] = [*place[key]]
-            place[key][rng.randrange(len(place[key]))] = rng.choice(EXTREMES)
+            place[key][rng.randrange(len(place[key]))] = copy.deepcopy(rng.choice(EXTREMES))
         else:
-            place[key] = rng.choice(EXTREMES)
+            place[key] = copy.deepcopy(rng.choice(EXTREMES))
     header["__metadata__"]["json"] = json.dumps(metadata)
     return write(header, values)
 

@@ -86,8 +86,13 @@ def test_points_that_are_all_the_same_map_to_zeros(method, latent_dim):
     np.testing.assert_array_equal(embed(points, method, 5, 0), np.zeros((40, 2)))
 
 
-def test_points_that_are_the_same_but_one_and_points_that_hardly_differ_are_embedded():
-    points = np.full((40, 2), 0.3, np.float32)
-    points[0] = 1
+@pytest.mark.parametrize("spread", [1e-30, 2e-12, 1e12])
+def test_points_that_hardly_differ_are_embedded(spread):
+    assert np.isfinite(embed(make_points() * np.float32(spread), "tsne", 5, 0)).all()
+
+
+@pytest.mark.parametrize("alike", [39, 20])
+def test_points_of_two_places_are_embedded(alike):
+    points = np.ones((40, 2), np.float32)
+    points[:alike] = 0.3
     assert np.isfinite(embed(points, "tsne", 5, 0)).all()
-    assert np.isfinite(embed(make_points() * np.float32(1e-30), "tsne", 5, 0)).all()

@@ -70,6 +70,8 @@ def _build(metadata: Mapping[str, Any]) -> VAE:
     if type(written) is not int or written < 1:
         raise ValueError(f"its format is {written!r}, known here: 1 to {FORMAT}")
     channels, height, width = [1, *metadata["image_shape"]] if written == 1 else metadata["image_shape"]
+    if min(channels, height, width) < 1:
+        raise ValueError(f"its image_shape is {metadata['image_shape']}, expected sizes of at least 1")
     values = metadata["model"] if written > 2 else FIXED_UP_TO_2 | metadata["model"]
     settings, classes = Model(**values), metadata["classes"]
     if not isinstance(classes, list) or not classes:
