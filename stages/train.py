@@ -15,10 +15,8 @@ from vae.files import write_arrays, write_csv, write_json
 from vae.identity import code_identity, machine, versions
 from vae.model import VAE, make_model, save
 from vae.model.distributions.likelihoods import mark_relaxed
-from vae.settings import Model, Settings, Train
-from vae.training import checkpoints, signals
 from vae.settings import Settings
-from vae.training import checkpoints
+from vae.training import checkpoints, signals
 from vae.training.choices import resolved
 from vae.training.data import Data
 from vae.training.gradients import compiler_version
