@@ -130,7 +130,9 @@ class World:
         now = files(self.place(stage))
         for path in self.outputs(stage):
             absent_is_right = path in REMOVED_FIRST and path not in now
-            whole = now.get(path) in (OLD, self.reference[path]) or (path in BY_EPOCH and is_whole(path, now[path]))
+            whole = now.get(path) in (OLD, self.reference[path]) or (
+                path in BY_EPOCH and is_whole(path, now.get(path, b""))
+            )
             if not whole and not absent_is_right:
                 found.append(f"{path}: neither the old contents nor the new ones")
         if not leftovers:
