@@ -114,6 +114,7 @@ def metrics_shown(checkout: Path, name: str) -> dict[str, dict]:
     return metrics
 
 
+@pytest.mark.fault
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
 def test_a_signal_finishes_training_after_its_epoch_and_the_later_stages_run(long_training: Path) -> None:
     process = start(long_training, "python", "-m", "stages.train")
