@@ -37,17 +37,17 @@ def sample(settings: Settings) -> None:
     drawn = generate(model, n, settings.sample.seed)
     real, trained_on = (images.to(device) for images in sets)
     judged = [judging.judge(classifier, images) for images in (drawn, real, trained_on)]
-    scores = metrics(*judged, settings.sample.neighbours)
+    scores = metrics(*judged, settings.sample.neighbors)
 
     known = known.to(device)
     distances, indices = nearest(drawn[:COMPARED], known)
     usual, _ = nearest(real[:COMPARED], known)
-    scores["neighbour_distance_ratio"] = distance_ratio(distances, usual)
+    scores["neighbor_distance_ratio"] = distance_ratio(distances, usual)
     write_json("metrics/sample.json", {name: round(value, 4) for name, value in scores.items()})
     probabilities = judged[0].probabilities[:SHOWN]
     kept = {
         "samples": drawn[:SHOWN],
-        "neighbours": known[indices[:SHOWN]],
+        "neighbors": known[indices[:SHOWN]],
         "distances": distances[:SHOWN],
         "predicted": probabilities.argmax(dim=1),
         "confidence": confidence(probabilities),

@@ -27,7 +27,7 @@ PICTURES = {
     "reconstructions_by_epoch",
     "reconstructions_extremes",
     "samples",
-    "samples_neighbours",
+    "samples_neighbors",
     "traversals",
     "uncertainty",
 }

@@ -102,9 +102,9 @@ def model_card(
 def _recognition(metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
     if metadata["model"]["condition"] == "label":
         return "labels are among its inputs, it cannot tell them"
-    if "neighbour_accuracy" not in metrics:
+    if "neighbor_accuracy" not in metrics:
         return "it was trained without labels"
-    accuracy = f"{metrics['neighbour_accuracy']:.1%}"
+    accuracy = f"{metrics['neighbor_accuracy']:.1%}"
     return f"it was trained without labels; nearest neighbors in its latent space get {accuracy} of test images right"
 
 

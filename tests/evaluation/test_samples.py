@@ -144,12 +144,12 @@ def test_fewer_images_than_features_have_a_frechet_distance(generator):
 LINE = torch.tensor([[0.0], [1], [3], [7]])
 
 
-@pytest.mark.parametrize(("neighbours", "radii"), [(1, [1, 1, 2, 4]), (2, [3, 2, 3, 6]), (3, [7, 6, 4, 7])])
-def test_a_ball_reaches_to_the_kth_neighbour(neighbours, radii):
-    torch.testing.assert_close(estimate_manifold(LINE, neighbours).squared_radii, torch.tensor(radii).float() ** 2)
+@pytest.mark.parametrize(("neighbors", "radii"), [(1, [1, 1, 2, 4]), (2, [3, 2, 3, 6]), (3, [7, 6, 4, 7])])
+def test_a_ball_reaches_to_the_kth_neighbor(neighbors, radii):
+    torch.testing.assert_close(estimate_manifold(LINE, neighbors).squared_radii, torch.tensor(radii).float() ** 2)
 
 
-def test_a_ball_reaches_to_the_last_neighbour_where_there_are_too_few():
+def test_a_ball_reaches_to_the_last_neighbor_where_there_are_too_few():
     assert torch.equal(estimate_manifold(LINE, 100).squared_radii, estimate_manifold(LINE, 3).squared_radii)
 
 

@@ -17,7 +17,7 @@ from vae.pictures.reconstructions import (
     reconstructions_figure,
 )
 from vae.pictures.results import Results
-from vae.pictures.samples import samples_by_class_figure, samples_figure, samples_neighbours_figure
+from vae.pictures.samples import samples_by_class_figure, samples_figure, samples_neighbors_figure
 from vae.pictures.training import elbo_figure
 from vae.pictures.uncertainty import uncertainty_figure
 
@@ -48,7 +48,7 @@ def draw_all(classes=FASHION, side=28, splits=("train", "validation")):
         "uncertainty": uncertainty_figure(row, row, row / 2, row / 2, classes, CAPTION),
         "samples": samples_figure(make_images(50, side, side), CAPTION),
         "samples_by_class": samples_by_class_figure(probabilities, [name[:4] for name in classes], CAPTION),
-        "samples_neighbours": samples_neighbours_figure(*make_images(2, 50, side, side), np.arange(50), CAPTION),
+        "samples_neighbors": samples_neighbors_figure(*make_images(2, 50, side, side), np.arange(50), CAPTION),
         "interpolations": interpolations_figure(row, make_images(count, 11, side, side), row, True, CAPTION),
         "traversals": traversals_figure(
             make_images(10, 13, side, side), range(10), kl[:10], steps, classes[0], CAPTION
@@ -91,7 +91,7 @@ def make_results(model, plot):
         },
         samples={
             "samples": np.zeros((20, *shape), np.uint8),
-            "neighbours": np.zeros((20, *shape), np.uint8),
+            "neighbors": np.zeros((20, *shape), np.uint8),
             "distances": random.random(20),
         },
         history=make_history(3),

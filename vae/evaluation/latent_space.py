@@ -34,7 +34,7 @@ class Classified(NamedTuple):
     """How well posterior means predict classes: shares of n test images, agreements of at most 1, and int64 (n,)."""
 
     probe_accuracy: float
-    neighbour_accuracy: float
+    neighbor_accuracy: float
     cluster_ari: float
     cluster_nmi: float
     predicted: np.ndarray
@@ -119,7 +119,7 @@ def classify(training: Tensor, training_labels: Tensor, means: Tensor, labels: T
         clusters = _clusters(asked, len(np.unique(answers)), seed)
         return Classified(
             probe_accuracy=float(probe.score(asked, answers)),
-            neighbour_accuracy=float((predicted == answers).mean()),
+            neighbor_accuracy=float((predicted == answers).mean()),
             cluster_ari=float(adjusted_rand_score(answers, clusters)),
             cluster_nmi=float(normalized_mutual_info_score(answers, clusters)),
             predicted=predicted,

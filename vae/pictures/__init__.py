@@ -24,5 +24,5 @@ PICTURES: tuple[Picture, ...] = (
     latent_space.manifold,
     samples.samples,
     samples.samples_by_class,
-    samples.samples_neighbours,
+    samples.samples_neighbors,
 )

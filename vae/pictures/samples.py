@@ -99,13 +99,13 @@ def sample_each_class(model: VAE, draws: int, seed: int) -> np.ndarray:
     shows="Samples from the model, each above its nearest training image.",
     look="A sample that copies its neighbor was memorized.",
 )
-def samples_neighbours(results: Results) -> Figure:
+def samples_neighbors(results: Results) -> Figure:
     """The samples kept by the sample stage."""
-    drawn, nearest = results.samples["samples"] / 255, results.samples["neighbours"] / 255
-    return samples_neighbours_figure(drawn, nearest, results.samples["distances"], results.caption)
+    drawn, nearest = results.samples["samples"] / 255, results.samples["neighbors"] / 255
+    return samples_neighbors_figure(drawn, nearest, results.samples["distances"], results.caption)
 
 
-def samples_neighbours_figure(drawn: np.ndarray, nearest: np.ndarray, distances: np.ndarray, caption: str) -> Figure:
+def samples_neighbors_figure(drawn: np.ndarray, nearest: np.ndarray, distances: np.ndarray, caption: str) -> Figure:
     """Show samples over their nearest training images, the closest pairs first.
 
     Args:

@@ -201,7 +201,7 @@ class Sample(Section):
     """How samples from the model are evaluated."""
 
     images: AtLeastTen
-    neighbours: Annotated[int, Field(ge=1, le=1000)]
+    neighbors: Annotated[int, Field(ge=1, le=1000)]
     seed: Seed
 
 
