@@ -129,7 +129,7 @@ def _alone() -> Iterator[None]:
 @contextmanager
 def _watched() -> Iterator[None]:
     """End this stage within seconds once the DVC process that started it or its working folder is gone."""
-    parents = _parents() if os.getppid() == _PARENT else (_PARENT,)
+    parents = _parents() if "DVC_STAGE" in os.environ and os.getppid() == _PARENT else (_PARENT,)
     ended = threading.Event()
     threading.Thread(target=_watch, args=(parents, ended), daemon=True).start()
     try:
@@ -164,7 +164,7 @@ def _what_is_gone(parents: tuple[int, ...]) -> str | None:
 
 def _parents() -> tuple[int, ...]:
     """The process that started this one and, if that is a shell, the one that started the shell."""
-    import psutil
+    import psutil  # which DVC needs too; without DVC nothing is asked here
 
     with suppress(psutil.Error):
         parent = psutil.Process(os.getppid())

@@ -9,6 +9,7 @@ from vae.data.splits import read_split
 from vae.files import read_arrays, readable, replacing
 from vae.model import load
 from vae.pictures import PICTURES
+from vae.pictures.captions import describe
 from vae.pictures.results import Results
 from vae.settings import Settings
 
@@ -24,12 +25,14 @@ def plot(settings: Settings) -> None:
 
 def _read(settings: Settings) -> Results:
     test, prepared = read_split("data/prepared/test.safetensors")
+    model = load("data/model.safetensors")
     with readable("metrics/evaluate.json") as file:
         active_units = json.load(file)["active_units"]
     return Results(
-        model=load("data/model.safetensors"),
+        model=model,
         test=test,
         classes=prepared["classes"],
+        caption=describe(model.metadata, model.settings.likelihood),
         snapshots=read_arrays("data/snapshots.npz"),
         latents=read_arrays("data/latents.npz"),
         samples=read_arrays("data/samples.npz"),

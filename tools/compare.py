@@ -246,15 +246,13 @@ def _reconstructions(models: Sequence[VAE], test: Mapping[str, Tensor]) -> list[
 def _samples(models: Sequence[VAE]) -> list[tuple[str, str]]:
     shown = []
     for name, model in zip("AB", models, strict=True):
-        labels = torch.arange(SAMPLES) % len(model.metadata["classes"])
+        labels = torch.arange(SAMPLES) % max(model.classes, 1)
         shown.append((name, _uri(tile(model.sample(SAMPLES, SEED, labels), SAMPLE_COLUMNS))))
     return shown
 
 
 def _describe_draws(models: Sequence[VAE]) -> str:
-    parts = [
-        (model.metadata["model"]["prior"], model.metadata["model"]["levels"], model.latent_dim) for model in models
-    ]
+    parts = [(model.settings.prior, model.settings.levels, model.latent_dim) for model in models]
     if parts[0] == parts[1]:
         return "Both models decode the same random draws, in the same positions."
     return "The random numbers have the same seed, but the models' priors differ, so positions do not correspond."

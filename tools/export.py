@@ -42,11 +42,11 @@ Arrays = dict[str, np.ndarray]
 class Encoder(nn.Module):
     """A model's posterior as a tuple of tensors, in the order of `outputs`."""
 
-    def __init__(self, model: VAE, posterior: str) -> None:
+    def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
         # Of two levels the second one's scale depends on a draw of the first.
-        self.scale = SCALES.get(posterior) if len(model.latent_shapes) == 1 else None
+        self.scale = SCALES.get(model.settings.posterior) if len(model.latent_shapes) == 1 else None
         self.outputs = ["center", *([self.scale] if self.scale else [])]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -89,8 +89,7 @@ def parts(model: VAE) -> dict[str, Part]:
     def latents(n: int) -> dict[str, Tensor]:
         return {"latents": torch.randn(n, model.latent_dim, generator=generator), **labels(n)}
 
-    encoder = Encoder(model, model.metadata["model"]["posterior"])
-    return {"encoder": Part(encoder.eval(), images), "decoder": Part(Decoder(model).eval(), latents)}
+    return {"encoder": Part(Encoder(model).eval(), images), "decoder": Part(Decoder(model).eval(), latents)}
 
 
 def export(part: Part) -> torch.export.ExportedProgram:

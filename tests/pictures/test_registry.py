@@ -73,11 +73,11 @@ def make_results(model, plot):
     random, count, classes = np.random.default_rng(0), 40, ["a", "b", "c", "d"]
     shape, labels = model.image_shape, np.arange(count) % len(classes)
     images = torch.from_numpy(random.integers(0, 256, (count, *shape), dtype=np.uint8))
-    model.metadata = {"dataset": "digits", "binarization": "static", "epochs": 3, "best_epoch": 3}
     return Results(
         model=model.eval().requires_grad_(False),
         test=Split(images=(images > 127).to(torch.uint8) * 255, labels=torch.from_numpy(labels), originals=images),
         classes=classes,
+        caption=CAPTION,
         snapshots={
             "indices": np.arange(4),
             "epochs": np.array([1, 3]),
@@ -124,7 +124,7 @@ def test_a_runs_results_are_enough_to_draw_every_picture_that_applies(make_model
     drawn = {picture.name: picture.draw(results) for picture in PICTURES if picture.applies(results)}
     assert drawn.keys() == {picture.name for picture in PICTURES} - left_out
     for name, figure in drawn.items():
-        assert figure.texts[1].get_text() == "Digits (8 x 8), static binarization, 3 epochs", name
+        assert figure.texts[1].get_text() == CAPTION, name
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import pandas as pd
 
 from vae.data.images import Split
 from vae.model import VAE
-from vae.pictures.captions import describe
 from vae.settings import Plot
 
 
@@ -18,6 +17,7 @@ class Results(NamedTuple):
         model: on the CPU.
         test: the test split, with `originals`.
         classes: the classes' names.
+        caption: what the model was trained on, the second line of every picture's heading.
         snapshots: the arrays in snapshots.npz, reconstructions during training.
         latents: the arrays in latents.npz, the values of each test image.
         samples: the arrays in samples.npz, draws from the model and their nearest training images.
@@ -31,6 +31,7 @@ class Results(NamedTuple):
     model: VAE
     test: Split
     classes: list[str]
+    caption: str
     snapshots: dict[str, np.ndarray]
     latents: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
@@ -39,11 +40,6 @@ class Results(NamedTuple):
     method: str
     active_units: int
     settings: Plot
-
-    @property
-    def caption(self) -> str:
-        """The caption of every picture."""
-        return describe(self.model.metadata, self.model.settings.likelihood)
 
     @property
     def labels(self) -> np.ndarray:
