@@ -21,7 +21,7 @@ from vae.files import write_json
 
 RESULTS = Path("benchmarks/results")
 
-_EPOCH = {"ms per epoch": "{ms_an_epoch:,.1f}", "images/s": "{images_per_second:,.0f}"}
+_EPOCH = {"ms per epoch": "{ms_per_epoch:,.1f}", "images/s": "{images_per_second:,.0f}"}
 _SHARE = {"share of the floor": "{share_of_floor:.0%}"}
 _CASE = {"network": "{network}", "batch": "{batch_size:d}", "epoch": "{contender}"}
 _RATIOS = {"speed-up over (a)": "{speed_up_over_pyro:.2f}", "time over (d)": "{time_over_bare:.2f}"}

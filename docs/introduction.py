@@ -38,10 +38,10 @@ from ipywidgets import FloatSlider, interact
 from pyro.infer import TraceMeanField_ELBO
 from torch.nn import functional as F
 
-from vae.data.mirrors import fetch
-from vae.data.sources import read
 from vae.model import make_model
 from vae.settings import load_settings
+from vae.sources.datasets import read
+from vae.sources.mirrors import fetch
 
 PROJECT = next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "params.yaml").exists())
 

@@ -24,6 +24,7 @@ from vae.errors import (
 if TYPE_CHECKING:
     from vae.settings import Settings
 
+SETTINGS = "params.yaml"
 LOCK = Path("data/.checkpoints/stage.lock")
 PATIENCE = 10  # seconds that a stage waits for another one in the same folder
 GRACE = 10  # seconds for a stage that was asked to stop to save its state
@@ -53,12 +54,10 @@ if sys.argv[:1] == ["-m"]:
 
 def run(stage: Callable[["Settings"], None]) -> None:
     """Run a stage on the settings in params.yaml; errors become a message and an exit status."""
-    from vae.settings import load_settings
-
     try:
         if len(sys.argv) > 1:
             raise InputError(f"{sys.argv[1]}: a stage takes no arguments; its settings are in params.yaml")
-        settings = load_settings()
+        settings = _load_settings()
         with _signals_as_exceptions(), _alone(), _watched():
             stage(settings)
     except MissingFile as error:
@@ -84,6 +83,15 @@ def run(stage: Callable[["Settings"], None]) -> None:
         _fail(1, f"memory: {reason}; lower train.batch_size or train.particles, or choose another train.device")
     except KeyboardInterrupt:
         _fail(130, "interrupted")
+
+
+def _load_settings() -> "Settings":
+    from vae.settings import load_settings
+
+    try:
+        return load_settings(SETTINGS)
+    except MissingFile as error:
+        raise InputError(f"{error}; run from the project's root") from error
 
 
 def _fail(status: int, message: str) -> NoReturn:

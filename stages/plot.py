@@ -16,14 +16,15 @@ from vae.settings import Settings
 
 def plot(settings: Settings) -> None:
     """Draw the results of the earlier stages; nothing is written until every picture is drawn."""
-    results = _read(settings)
+    results = read_results(settings)
     figures = {picture.name: picture.draw(results) for picture in PICTURES if picture.applies(results)}
     for name, figure in figures.items():
         with replacing(f"plots/images/{name}.png") as file:
             figure.savefig(file, format="png", dpi=settings.plot.dpi, metadata={"Software": None})
 
 
-def _read(settings: Settings) -> Results:
+def read_results(settings: Settings) -> Results:
+    """Read the files of the earlier stages."""
     test, prepared = read_split("data/prepared/test.safetensors")
     model = load("data/model.safetensors")
     with readable("metrics/evaluate.json") as file:

@@ -32,7 +32,7 @@ HISTORY = (
 )
 PREPARED, SCRATCH = Path("data/prepared"), Path("data/.checkpoints")
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("stages/train.py", "vae/data/images.py", "vae/data/splits.py", "vae/model", "vae/training")  # as in dvc.yaml
+CODE = ("stages/train.py", "vae/data", "vae/model", "vae/training")  # as in dvc.yaml
 
 
 def train_stage(settings: Settings) -> None:

@@ -32,8 +32,8 @@ GROUND = (
     "vae/seeds.py",
 )
 GROUND_FOLDER = "vae/settings"
-MOST_CODE_PATHS = 6  # a stage
-MOST_CODE_COLUMNS, MOST_COLUMNS = 20, 33  # of dependencies in `dvc exp show`
+MOST_CODE_PATHS = 5  # a stage
+MOST_CODE_COLUMNS, MOST_COLUMNS = 18, 30  # of dependencies in `dvc exp show`
 
 
 def paths(stage, *kinds):
@@ -70,6 +70,11 @@ def parse(path):
 def imported_files(root, path):
     """The files of this project that the import statements anywhere in a module read, packages included."""
     modules = set()
+    if "iter_modules(__path__)" in (root / path).read_text():  # a package that imports all of its modules
+        modules |= {
+            ".".join(file.relative_to(root).with_suffix("").parts) for file in (root / path).parent.glob("*.py")
+        }
+        modules = {name for name in modules if not name.endswith("__init__")}
     for node in executed(parse(root / path)):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}

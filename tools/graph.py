@@ -33,7 +33,9 @@ class Data(dist.Delta):
 
 def read_model() -> VAE:
     """The trained model where there is one, else an untrained one of the same form."""
-    return load(MODEL) if MODEL.exists() else make_model(load_settings().model, IMAGE_SHAPE, CLASSES).eval()
+    return (
+        load(MODEL) if MODEL.exists() else make_model(load_settings("params.yaml").model, IMAGE_SHAPE, CLASSES).eval()
+    )
 
 
 def draw(model: VAE) -> dict[str, bytes]:

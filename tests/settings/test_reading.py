@@ -346,7 +346,7 @@ SECRETS = [
 def test_a_mirror_with_a_secret_is_refused_and_not_shown(mirror):
     message = refusal(changed("download", "mirrors", [mirror]))
     assert message.startswith("some.yaml: download.mirrors.0: got '")
-    assert message.endswith("put such a mirror in the environment variable MNIST_MIRROR")
+    assert message.endswith("pass such a mirror through the environment")
     assert "hunter2" not in message
 
 
@@ -453,12 +453,10 @@ def test_any_yaml_inserted_anywhere_is_valid_or_refused(scratch, words, place):
 # The file as text
 
 
-def test_a_missing_file_is_told_with_what_to_do(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError) as caught:
         load_settings(tmp_path / "params.yaml")
-    assert str(caught.value) == (
-        f"{tmp_path}/params.yaml: cannot be read (No such file or directory); run from the project's root"
-    )
+    assert str(caught.value) == f"{tmp_path}/params.yaml: not found"
 
 
 def test_a_folder_is_no_settings_file(tmp_path):

@@ -132,7 +132,7 @@ def test_every_stage_refuses_wrong_settings_with_one_message_and_status_2(projec
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_says_that_params_yaml_is_missing(project, refusal, name):
     Path("params.yaml").unlink()
-    expected = "params.yaml: cannot be read (No such file or directory); run from the project's root"
+    expected = "params.yaml: not found; run from the project's root"
     assert refusal(name) == (2, expected)
 
 

@@ -260,7 +260,7 @@ def folder(tmp_path):
 @pytest.fixture
 def data(digits):
     """150 digits to train on, 60 to validate, 5 to show: three steps per epoch."""
-    return Data(as_split(digits[:150]), as_split(digits[150:210]), as_split(digits[-5:]), draw=True)
+    return Data(as_split(digits[:150]), as_split(digits[150:210]), as_split(digits[-5:]), binarize=True)
 
 
 @pytest.fixture
@@ -331,7 +331,7 @@ def assert_same_result(result, expected):
 
 
 def without_validation(data):
-    return Data(data.train, None, data.showcase, data.draw)
+    return Data(data.train, None, data.showcase, data.binarize)
 
 
 RUNS = [

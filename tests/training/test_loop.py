@@ -25,12 +25,12 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 @pytest.fixture
 def data(digits):
     """150 digits to train on, 100 to validate, 5 to show."""
-    return Data(as_split(digits[:150]), as_split(digits[150:250]), as_split(digits[-5:]), draw=True)
+    return Data(as_split(digits[:150]), as_split(digits[150:250]), as_split(digits[-5:]), binarize=True)
 
 
 @pytest.fixture
 def unvalidated(data):
-    return Data(data.train, None, data.showcase, draw=True)
+    return Data(data.train, None, data.showcase, binarize=True)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_graph_on_the_cpu_is_refused(run, data):
 
 
 def test_the_elbo_rises_on_digits(run, digits):
-    data = Data(as_split(digits[:1000]), as_split(digits[1000:1200]), as_split(digits[-5:]), draw=True)
+    data = Data(as_split(digits[:1000]), as_split(digits[1000:1200]), as_split(digits[-5:]), binarize=True)
     progress, _ = run(data, epochs=6)
     for split in SPLITS:
         elbos = [row[f"{split}_elbo"] for row in progress.history]
@@ -112,7 +112,7 @@ def test_averaged_weights_are_judged_shown_and_kept(run, data, make_model):
     # An average this slow has not left the start, as the loss of weights that did shows.
     for ours, theirs in zip(model.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-    shown = start.reconstruct(pixels(data.showcase.images, draw=False)).detach()
+    shown = start.reconstruct(pixels(data.showcase.images, binarize=False)).detach()
     for images in progress.snapshots.values():
         torch.testing.assert_close(images, shown, rtol=0, atol=1e-5)
     first, second = (row["validation_elbo"] for row in progress.history)
@@ -158,12 +158,14 @@ def test_a_conditional_model_is_trained_judged_and_shown_with_labels(run, make_m
     def labelled(start, stop):
         return Split(digits[start:stop], torch.arange(stop - start) % 10)
 
-    data = Data(labelled(0, 150), labelled(150, 250), labelled(250, 255), draw=True)
+    data = Data(labelled(0, 150), labelled(150, 250), labelled(250, 255), binarize=True)
     progress, model = run(data, make_model(condition="label"), epochs=1)
-    showcase, labels = pixels(data.showcase.images, draw=False), data.showcase.labels
+    showcase, labels = pixels(data.showcase.images, binarize=False), data.showcase.labels
     assert torch.equal(progress.snapshots[1], model.reconstruct(showcase, labels))
     others = Split(data.train.images, data.train.labels.flip(0))
-    _, otherwise = run(Data(others, data.validation, data.showcase, draw=True), make_model(condition="label"), epochs=1)
+    _, otherwise = run(
+        Data(others, data.validation, data.showcase, binarize=True), make_model(condition="label"), epochs=1
+    )
     assert not same_weights(model, otherwise)
 
 
@@ -332,7 +334,7 @@ def test_snapshots_are_taken_after_the_chosen_epochs_and_the_last(run, unvalidat
 
 
 def test_snapshots_are_reconstructions_by_the_weights_of_their_epoch(run, unvalidated):
-    showcase = pixels(unvalidated.showcase.images, draw=False)
+    showcase = pixels(unvalidated.showcase.images, binarize=False)
     progress, model = run(unvalidated, schedule="constant", epochs=2, snapshot_epochs=[1])
     _, after_one_epoch = run(unvalidated, schedule="constant", epochs=1)
     assert torch.equal(progress.snapshots[1], after_one_epoch.reconstruct(showcase))
@@ -343,7 +345,7 @@ def test_snapshots_end_with_the_best_epoch(run, data, validation_elbos):
     validation_elbos(-50.0, -40.0, -45.0, -60.0)
     progress, model = run(data, epochs=4, snapshot_epochs=[3, 1, 4])
     assert list(progress.snapshots) == [1, 2]
-    assert torch.equal(progress.snapshots[2], model.reconstruct(pixels(data.showcase.images, draw=False)))
+    assert torch.equal(progress.snapshots[2], model.reconstruct(pixels(data.showcase.images, binarize=False)))
 
 
 # --- Losses that are not finite

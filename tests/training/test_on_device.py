@@ -36,9 +36,9 @@ def make_step(lean, parse, digits, monkeypatch):
         images, labels = digits[:N], torch.arange(N) % CLASSES
         model = make_model(settings.model, tuple(images.shape[1:]), CLASSES)
         initialize(model, images)
-        draw = settings.prepare.binarization == "dynamic"
+        binarize = settings.prepare.binarization == "dynamic"
         step_settings = settings.train.model_copy(update=train)
-        return Step(model.to(device), images.to(device), draw, step_settings, labels.to(device))
+        return Step(model.to(device), images.to(device), binarize, step_settings, labels.to(device))
 
     return make
 
@@ -64,7 +64,8 @@ MASK = torch.tensor([True, False])
 
 
 def assign_through_a_mask(x):
-    x[MASK] = 0
+    # Several values: one alone is filled in without a look at the mask.
+    torch.stack([x, x])[MASK] = x
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def images(digits):
 
 def test_pixels_are_bytes_as_fractions_of_255():
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 8, 8)
-    x = pixels(images, draw=False)
+    x = pixels(images, binarize=False)
     assert x.dtype == torch.float32
     np.testing.assert_allclose(x, np.arange(256).reshape(4, 8, 8) / 255, rtol=1e-6)
 
@@ -44,7 +44,7 @@ def test_pixels_are_bytes_as_fractions_of_255():
 def test_drawn_pixels_are_1_with_their_intensity_as_the_probability():
     draws = 4000
     images = torch.arange(256, dtype=torch.uint8).expand(draws, 256)
-    x = pixels(images, draw=True)
+    x = pixels(images, binarize=True)
     assert x.dtype == torch.float32
     assert bool(((x == 0) | (x == 1)).all())
     intensities = np.arange(256) / 255
@@ -59,25 +59,25 @@ def test_drawn_pixels_are_1_with_their_intensity_as_the_probability():
 def test_black_and_white_pixels_stay_as_they_are_at_the_ends_of_the_noise(monkeypatch, noise, ones):
     four = int.from_bytes(noise.to_bytes(2, "big") * 4, "big", signed=True)
     monkeypatch.setattr(torch.Tensor, "random_", lambda numbers, low, high: numbers.fill_(four))
-    x = pixels(torch.arange(256, dtype=torch.uint8), draw=True)
+    x = pixels(torch.arange(256, dtype=torch.uint8), binarize=True)
     assert torch.equal(x, (torch.arange(256) >= 256 - ones).float())
 
 
 def test_neighboring_pixels_are_drawn_independently():
-    draws = pixels(torch.full((20_000, 8), 128, dtype=torch.uint8), draw=True)
+    draws = pixels(torch.full((20_000, 8), 128, dtype=torch.uint8), binarize=True)
     correlations = np.corrcoef(draws.T.numpy()) - np.eye(8)
     assert np.abs(correlations).max() < 5 / math.sqrt(20_000)  # five standard errors
 
 
 def test_every_draw_is_a_new_one():
     images = torch.full((10, 8, 8), 128, dtype=torch.uint8)
-    assert not torch.equal(pixels(images, draw=True), pixels(images, draw=True))
+    assert not torch.equal(pixels(images, binarize=True), pixels(images, binarize=True))
 
 
 # --- The step
 
 
-def train_by_hand(model, images, draw, settings):
+def train_by_hand(model, images, binarize, settings):
     """Plain PyTorch: shuffled mini-batches, the ELBO written out, Adam.
 
     Gives the moving average of the weights, and the sums of log-likelihood and KL over the last epoch.
@@ -85,13 +85,13 @@ def train_by_hand(model, images, draw, settings):
     parameters = list(model.parameters())
     adam = torch.optim.Adam(parameters, eps=settings.adam_epsilon)
     average = [parameter.detach().clone() for parameter in parameters]
-    steps_an_epoch = math.ceil(len(images) / settings.batch_size)
-    rates = learning_rates(settings, steps_an_epoch * settings.epochs).tolist()
+    steps_per_epoch = math.ceil(len(images) / settings.batch_size)
+    rates = learning_rates(settings, steps_per_epoch * settings.epochs).tolist()
     for epoch in range(settings.epochs):
         sums = np.zeros(2)
         for batch, chosen in enumerate(torch.randperm(len(images)).split(settings.batch_size)):
             x = images[chosen] / 255
-            if draw:
+            if binarize:
                 # Sixteen bits of noise per pixel, four pixels from one random number.
                 numbers = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
                 noise = numbers.numpy().view(np.int16)[: x.numel()].reshape(x.shape).astype(np.float64)
@@ -101,8 +101,8 @@ def train_by_hand(model, images, draw, settings):
             logits = model.decoder(z).view(x.shape)
             log_likelihood = -binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(-1)
             kl = (mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(-1) / 2
-            index = epoch * steps_an_epoch + batch
-            warm_up = settings.kl_warmup_epochs * steps_an_epoch
+            index = epoch * steps_per_epoch + batch
+            warm_up = settings.kl_warmup_epochs * steps_per_epoch
             weight = settings.beta * (min(1, (index + 1) / warm_up) if warm_up else 1)
             loss = -(log_likelihood - weight * kl).mean()
             adam.zero_grad()
@@ -137,16 +137,16 @@ def describe(changes):
     return ", ".join(f"{key} {value}" for key, value in changes.items()) or "default"
 
 
-@pytest.mark.parametrize("draw", [False, True], ids=["as they are", "drawn"])
+@pytest.mark.parametrize("binarize", [False, True], ids=["as they are", "drawn"])
 @pytest.mark.parametrize("changes", CHANGES, ids=describe)
-def test_steps_equal_plain_pytorch(lean, make_model, make_train, images, changes, draw):
+def test_steps_equal_plain_pytorch(lean, make_model, make_train, images, changes, binarize):
     settings = make_train(epochs=3, **changes)
     model, by_hand = make_model(), make_model()
-    step = Step(model, images, draw, settings)
+    step = Step(model, images, binarize, settings)
     torch.manual_seed(1)
     run_epochs(step, settings.epochs)
     torch.manual_seed(1)
-    average, sums = train_by_hand(by_hand, images, draw, settings)
+    average, sums = train_by_hand(by_hand, images, binarize, settings)
     # Nine steps of float32 rounding: differences of 1e-7 were seen, and steps are of 1e-2.
     for ours, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
@@ -187,7 +187,7 @@ def test_labels_go_with_their_images_to_a_conditional_model_alone(lean, make_set
 
         monkeypatch.setitem(OBJECTIVES, "elbo", recording)
         run_epochs(step)
-        assert torch.equal(torch.cat([batch[0] for batch in seen]), pixels(images[step.order], draw=False))
+        assert torch.equal(torch.cat([batch[0] for batch in seen]), pixels(images[step.order], binarize=False))
         if condition == "label":
             assert torch.equal(torch.cat([batch[1] for batch in seen]), labels[step.order])
         else:
@@ -206,7 +206,7 @@ def test_a_step_takes_the_objective_that_the_settings_name(
     torch.manual_seed(1)
     run_epochs(step)
     torch.manual_seed(1)
-    x = pixels(images[torch.randperm(150)], draw=False)
+    x = pixels(images[torch.randperm(150)], binarize=False)
     loss, terms = OBJECTIVES[objective](expected, (x, None), 1.0, settings)
     loss.backward()
     assert step.losses.item() == loss.item()

@@ -79,7 +79,7 @@ def train(split: Split, classes: int, binarize: bool, settings: Classify) -> Cla
     with tqdm(total=settings.epochs * len(images), unit="image", desc="classifier", disable=None) as bar:
         for _ in range(settings.epochs):
             for chosen in torch.randperm(len(images), device=images.device).tensor_split(steps):
-                loss = F.cross_entropy(classifier(pixels(images[chosen], draw=binarize)), labels[chosen])
+                loss = F.cross_entropy(classifier(pixels(images[chosen], binarize=binarize)), labels[chosen])
                 adam.zero_grad()
                 loss.backward()
                 adam.step()
@@ -95,7 +95,7 @@ def train(split: Split, classes: int, binarize: bool, settings: Classify) -> Cla
 @torch.no_grad()
 def judge(classifier: Classifier, images: Tensor) -> Judgement:
     """Classify images, uint8 (n, channels, height, width), in bounded memory."""
-    features = torch.cat([classifier.features(pixels(part, draw=False)) for part in images.split(_CHUNK)])
+    features = torch.cat([classifier.features(pixels(part, binarize=False)) for part in images.split(_CHUNK)])
     return Judgement(features, classifier.head(features).softmax(dim=1))
 
 

@@ -143,7 +143,7 @@ def _clusters(points: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def _batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in split.batches(_BATCH):
-        yield pixels(batch.images, draw=False), batch.labels
+        yield pixels(batch.images, binarize=False), batch.labels
 
 
 def _posterior_draws(model: VAE, split: Split, n: int, seed: int) -> Iterator[Tensor]:

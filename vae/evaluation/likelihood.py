@@ -56,7 +56,7 @@ def score(model: VAE, split: Split, samples: int, seed: int) -> Scores:
     parts = []
     with tqdm(total=len(split), unit="image", desc=f"{samples} importance samples", disable=None) as bar:
         for batch in split.batches(rows // draws):
-            scores = _score_batch(model, pixels(batch.images, draw=False), batch.labels, samples, draws)
+            scores = _score_batch(model, pixels(batch.images, binarize=False), batch.labels, samples, draws)
             parts.append([part.cpu() for part in scores])
             bar.update(len(batch))
     return Scores(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -1,13 +1,15 @@
 """The results of a run that pictures draw, and the choice of test images."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from vae.data.images import Split
-from vae.model import VAE
 from vae.settings import Plot
+
+if TYPE_CHECKING:  # so that the report, which reads the entries' words, does not depend on the model
+    from vae.data.images import Split
+    from vae.model import VAE
 
 
 class Results(NamedTuple):
@@ -28,8 +30,8 @@ class Results(NamedTuple):
         settings: the `plot` section.
     """
 
-    model: VAE
-    test: Split
+    model: "VAE"
+    test: "Split"
     classes: list[str]
     caption: str
     snapshots: dict[str, np.ndarray]

@@ -40,8 +40,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 def _refuse_secrets(mirror: str) -> str:
     if "://" in mirror and {"?", "@"} & set(mirror):
         raise ValueError(
-            f"got {redact(mirror)!r}, allowed: no passwords and no queries, as they would show up in reports and in "
-            "dvc.lock; put such a mirror in the environment variable MNIST_MIRROR"
+            f"got {redact(mirror)!r}, allowed: no passwords and no queries, as settings are recorded and shown with "
+            "every run; pass such a mirror through the environment"
         )
     return mirror
 

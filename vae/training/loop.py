@@ -34,7 +34,7 @@ def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = No
         raise SettingError("train.step", f"got 'graph', allowed on {device.type}: auto, eager")
     data = data.to(device)
     with matrix_precision(settings.precision), signals.collected() as received:
-        step = Step(model, data.train.images, data.draw, settings, data.train.labels)
+        step = Step(model, data.train.images, data.binarize, settings, data.train.labels)
         progress = (resume(step, settings.epochs, checkpoints) if checkpoints else None) or Progress()
         sizes = _batch_sizes(len(data.train), settings.batch_size)
         with make_bar(progress, settings.epochs, len(sizes)) as bar:

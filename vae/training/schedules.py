@@ -32,7 +32,7 @@ def learning_rates(settings: Train, steps: int) -> Tensor:
     return (settings.learning_rate * factor).float()
 
 
-def kl_weights(settings: Train, steps: int, steps_an_epoch: int) -> Tensor:
+def kl_weights(settings: Train, steps: int, steps_per_epoch: int) -> Tensor:
     """The KL term's weight at each step, float32 of shape (steps,): rising linearly to beta (Bowman et al. 2016)."""
-    warm_up = settings.kl_warmup_epochs * steps_an_epoch
+    warm_up = settings.kl_warmup_epochs * steps_per_epoch
     return settings.beta * ((torch.arange(steps, dtype=torch.float64) + 1) / max(warm_up, 1)).clamp(max=1).float()
