@@ -58,7 +58,7 @@ lint: $(READY)  ## Check style and format
 	ruff check .
 	ruff format --check .
 
-bench: $(READY)  ## Time the trainer beside plain Pyro and bare PyTorch (about 10 minutes)
+bench: $(READY)  ## Time the trainer against plain Pyro and bare PyTorch (about 10 minutes)
 	python -m benchmarks.run
 
 gpu: $(READY)  ## Prove on this machine's GPU that all of it works, and how fast (at most 10 minutes)

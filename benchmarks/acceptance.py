@@ -182,14 +182,14 @@ def run_tests(seconds: float) -> Figures:
 
 
 def run_benchmark(seconds: float, folder: Path) -> Figures:
-    """Time the trainer beside plain Pyro and bare PyTorch."""
+    """Time the trainer against plain Pyro and bare PyTorch."""
     output = folder / f"benchmark-{report.file_name(torch.device('cuda'), _today())}"
     printed = command(["-m", "benchmarks.run", "--device", "cuda", "--rounds", "3", "--output", str(output)], seconds)
     return {"written": output.name, "tables": printed}
 
 
 def parts(project: Project, folder: Path) -> list[Part]:
-    """What is run, what matters most first."""
+    """What is run, the most important first."""
     judged = [Part(stage, 60, partial(project.judge, stage=stage)) for stage in ("classify", "evaluate", "sample")]
     others = {"tf32": {"precision": "tf32"}, "bfloat16": {"precision": "bfloat16"}, "eager": {"step": "eager"}}
     trained = [

@@ -53,7 +53,7 @@ TEXTBOOK = {
     "likelihood": "bernoulli",
     "condition": "none",
 }
-# What else a model may be made of, each beside the textbook VAE with 400 hidden units and 50 latents.
+# Other parts that a model may have, each in the textbook VAE with 400 hidden units and 50 latents.
 FAMILY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "textbook": ({}, {}),
     "network gated_mlp": ({"network": "gated_mlp"}, {}),
@@ -106,7 +106,7 @@ NETWORKS = {
 def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory: bool) -> Iterator[Row]:
     """Each network's contenders and its floor, times scaled to an epoch of `images`.
 
-    With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took beside the data
+    With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took on top of the data
     set: on CUDA that of the device, on a CPU the growth of the process (None if the system does not report it).
     """
     for name, network in NETWORKS.items():

@@ -1,4 +1,4 @@
-"""Time the trainer beside plain Pyro, bare PyTorch and the arithmetic: `python -m benchmarks.run`.
+"""Time the trainer against plain Pyro, bare PyTorch and the arithmetic: `python -m benchmarks.run`.
 
 It prints four tables in Markdown and writes every single timing, with machine and versions, as JSON.
 """
@@ -72,7 +72,7 @@ def _note(name: str, rows: list[measurements.Row], options: argparse.Namespace, 
         fewer = {row["network"]: row["images"] for row in rows if row["images"] != options.images}
         scaled = "".join(f"; {network} was timed on {n:,} images and scaled" for network, n in fewer.items())
         where = "of the device" if device.type == "cuda" else "of a process of its own"
-        peak = f" Peak memory: {where}, beside the data set." if options.memory else ""
+        peak = f" Peak memory: {where}, without the data set." if options.memory else ""
         return f"An epoch of {options.images:,} images, {medians}{scaled}.{peak}"
     if name == "growth":
         return f"How the trainer's epoch grows from 784-400-50 at batch 256, float32, {medians}."

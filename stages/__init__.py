@@ -122,7 +122,7 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Hold the folder's lock: if DVC is killed its stage keeps running, and no other stage may start beside it."""
+    """Hold the folder's lock: if DVC is killed its stage keeps running, and no other stage may start meanwhile."""
     from filelock import FileLock, Timeout
 
     LOCK.parent.mkdir(parents=True, exist_ok=True)

@@ -71,10 +71,8 @@ def imported_files(root, path):
     """The files of this project that the import statements anywhere in a module read, packages included."""
     modules = set()
     if "iter_modules(__path__)" in (root / path).read_text():  # a package that imports all of its modules
-        modules |= {
-            ".".join(file.relative_to(root).with_suffix("").parts) for file in (root / path).parent.glob("*.py")
-        }
-        modules = {name for name in modules if not name.endswith("__init__")}
+        package = Path(path).parent
+        modules |= {".".join([*package.parts, file.stem]) for file in (root / package).glob("[!_]*.py")}
     for node in executed(parse(root / path)):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
@@ -277,7 +275,7 @@ def test_every_path_that_a_script_mentions_even_in_words_is_declared(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_declared_path_stands_in_the_scripts_code(stage):
+def test_every_declared_path_is_in_the_scripts_code(stage):
     used = paths_in(strings(parse(ROOT / f"stages/{stage}.py")))
     declared = [path for path in paths(stage, "deps", "outs", "metrics") if not is_code(path)]
     assert declared

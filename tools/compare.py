@@ -1,7 +1,7 @@
 """Put two runs side by side on one HTML page: `python -m tools.compare REV REV [--output FILE]`.
 
 REV is any Git revision, the name of a DVC experiment, or `workspace`; the workspace stays as it is. The page holds the
-metrics with their differences, the settings that differ, the ELBO's curves laid over each other, and both models'
+metrics with their differences, the settings that differ, the ELBO's curves overlaid, and both models'
 results for the same test images and draws. Where both runs kept the values of the same test images, a difference comes
 with its standard error over the images, paired. The page omits whatever a run no longer has, and says so.
 """

@@ -30,6 +30,6 @@ def test_confusion_counts_answers_by_class():
     assert axes.get_ylabel() == "class"
 
 
-def test_confusion_bears_a_class_without_images():
+def test_confusion_accepts_a_class_without_images():
     figure = confusion_figure(np.array([0]), np.array([1]), ["a", "b"], CAPTION)
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), [[0, 1], [0, 0]])

@@ -59,7 +59,7 @@ def test_inputs_that_are_the_originals_are_not_shown_twice():
     assert [name for name, _ in read_ticks(figure.axes[0].yaxis)] == ["original", "epoch 7"]
 
 
-def test_extremes_stand_over_their_values():
+def test_extremes_are_above_their_values():
     originals, inputs, probabilities = make_images(3, 2, 3, 2, 8, 8)
     nll = np.arange(12).reshape(2, 3, 2) * 10.04
     figure = reconstructions_extremes_figure(originals, inputs, probabilities, nll, "abc", CAPTION)

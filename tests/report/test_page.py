@@ -162,7 +162,7 @@ def test_every_metric_and_every_picture_has_a_section():
     assert set(HEADLINE) <= MEASURES.keys()
 
 
-def test_pictures_stand_in_the_registrys_order_with_their_words():
+def test_pictures_come_in_the_registrys_order_with_their_words():
     images = Parsed(page(pictures={picture.name: png() for picture in reversed(PICTURES)})).all("img")
     in_order = [picture.shows for section in SECTIONS for picture in PICTURES if picture.group == section]
     assert [image["alt"] for image in images] == in_order

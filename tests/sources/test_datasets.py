@@ -35,14 +35,14 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("content", "reason"), DAMAGE.values(), ids=DAMAGE)
-def test_damaged_files_are_told_by_their_names(content, reason, tmp_path):
+def test_damaged_files_are_reported_by_name(content, reason, tmp_path):
     write_files(tmp_path, {**FILES, NAMES[2]: content})
     with pytest.raises(DamagedFile, match=rf"(?s)train-.*-ubyte\.gz: damaged \(.*{reason}.*\)"):
         datasets.read("mnist", tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_missing_files_are_told_by_their_names(name, tmp_path):
+def test_missing_files_are_reported_by_name(name, tmp_path):
     (write_files(tmp_path) / name).unlink()
     with pytest.raises(MissingFile, match=rf"{name}: not found"):
         datasets.read("mnist", tmp_path)
@@ -65,7 +65,7 @@ def test_digits_are_those_of_scikit_learn(tmp_path):
     assert images.min() == 0 and images.max() == 255
 
 
-def test_missing_or_damaged_digits_are_told_by_their_names(tmp_path):
+def test_missing_or_damaged_digits_are_reported_by_name(tmp_path):
     with pytest.raises(MissingFile, match=r"digits\.npz: not found"):
         datasets.read("digits", tmp_path)
     np.savez(tmp_path / "digits.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.zeros(3, np.uint8))

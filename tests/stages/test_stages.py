@@ -212,14 +212,14 @@ def test_a_stage_in_an_empty_folder_says_what_is_missing(project, refusal, name)
 
 
 @pytest.mark.parametrize(("name", "path"), INPUTS)
-def test_a_missing_input_is_told_by_its_name(copied, refusal, name, path):
+def test_a_missing_input_is_reported_by_name(copied, refusal, name, path):
     Path(path).unlink()
     assert refusal(name) == (2, f"{path}: not found; run `dvc repro` to create it")
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\0\xfe" * 100])
 @pytest.mark.parametrize(("name", "path"), [*INPUTS, ("train", "data/prepared/validation.safetensors")])
-def test_a_damaged_input_is_told_by_its_name(copied, refusal, name, path, damage):
+def test_a_damaged_input_is_reported_by_name(copied, refusal, name, path, damage):
     Path(path).write_bytes(damage)
     status, message = refusal(name)
     assert status == 2
@@ -293,7 +293,7 @@ def test_a_stage_that_ends_well_says_nothing_and_gets_the_settings(alone, capsys
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_full_disk_is_told_with_the_file_and_leaves_the_old_one(copied, refusal, monkeypatch):
+def test_a_full_disk_is_reported_with_the_file_and_leaves_the_old_one(copied, refusal, monkeypatch):
     def fail(descriptor):
         raise OSError(28, "No space left on device")
 
@@ -301,7 +301,7 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_the_old_one(copied, refusa
     assert refusal("embed") == (1, "plots/embedding.csv: No space left on device")
 
 
-def test_a_file_where_a_folder_should_be_is_told_with_its_name(project, refusal):
+def test_a_file_where_a_folder_should_be_is_reported_by_name(project, refusal):
     change(**SMALL)
     Path("data").write_text("a file")
     status, message = refusal("download")

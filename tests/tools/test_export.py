@@ -98,7 +98,7 @@ def test_equal_models_make_equal_files_without_this_machines_folders(small, tmp_
             assert b"tools/export.py" not in one.read_bytes()
 
 
-def test_a_file_of_another_model_is_found_out(small, tmp_path):
+def test_a_file_of_another_model_is_detected(small, tmp_path):
     part = parts(load(small))["decoder"]
     path = tmp_path / "decoder.pt2"
     WRITERS["torch"](export(part), part, path, {})

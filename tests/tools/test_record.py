@@ -73,7 +73,7 @@ def test_a_run_within_the_tolerances_agrees(project: Path) -> None:
     assert done.stdout.endswith("\nThe run agrees with the record: each of 2 metrics is within its tolerance.\n")
 
 
-def test_a_run_beyond_a_tolerance_is_told_with_its_difference(project: Path) -> None:
+def test_a_run_beyond_a_tolerance_is_reported_with_its_difference(project: Path) -> None:
     write(project, {"test_nll": 84.5, "new": 1.0})
     done = run("verify", project)
     assert done.returncode == 1

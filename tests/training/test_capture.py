@@ -238,7 +238,7 @@ def make_waiting(make_captured, stub, monkeypatch):
     return make
 
 
-def test_what_cannot_be_captured_goes_on_eagerly_and_says_why(lean, make_step, make_waiting, stub, capsys):
+def test_what_cannot_be_captured_continues_eagerly_and_says_why(lean, make_step, make_waiting, stub, capsys):
     expected = state_after(make_step("cpu", {}))
     waiting = make_waiting(step="auto")
     actual = state_after(waiting)
@@ -328,7 +328,7 @@ def test_a_captured_run_repeats_to_the_byte(make_step):
 
 
 @needs_cuda
-def test_waiting_is_found_out_before_the_capture(make_step, capsys):
+def test_waiting_is_detected_before_the_capture(make_step, capsys):
     device = set_up("cuda")
     made = make_step(device, {}, step="auto")
     objective = made.objective
