@@ -106,8 +106,8 @@ NETWORKS = {
 def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory: bool) -> Iterator[Row]:
     """Each network's contenders and its floor, times scaled to an epoch of `images`.
 
-    With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took on top of the data
-    set: on CUDA that of the device, on a CPU the growth of the process (None if the system does not report it).
+    With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took, without the
+    data set: on CUDA that of the device, on a CPU the growth of the process (None if the system does not report it).
     """
     for name, network in NETWORKS.items():
         data = made_up_images(images // (network.cpu_divisor if device.type == "cpu" else 1), device)

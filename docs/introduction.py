@@ -11,8 +11,8 @@
 #
 # A variational autoencoder (VAE) learns two networks: an *encoder* that turns an image into a distribution over a
 # small latent space, and a *decoder* that turns a point of that space back into an image. This notebook builds a VAE
-# with a latent space of two dimensions, so that you can see the whole of it, and trains it in a few seconds on the 8 x 8
-# digits that come with scikit-learn. Nothing is downloaded and no GPU is needed.
+# with a latent space of two dimensions, so that you can see the whole of it, and trains it in a few seconds on the
+# 8 x 8 digits that come with scikit-learn. Nothing is downloaded and no GPU is needed.
 #
 # To run it, type `make setup` in the project's folder, then open this file with the Python of `.venv` (in VS Code, or
 # with `.venv/bin/python -m pip install jupyterlab` and `.venv/bin/jupyter lab docs/introduction.ipynb`). To read it,
@@ -78,8 +78,8 @@ show([*test_images[:5], *torch.bernoulli(test_images[:5])], ["gray"] * 5 + ["dra
 # ## 1. Encode: an image as a distribution
 #
 # The model is this project's, with smaller networks than in `params.yaml`. For each image the encoder returns a mean
-# and a standard deviation for each of the two latent dimensions: a small cloud, not a point. This encoder has not learned
-# anything yet, so its output is meaningless.
+# and a standard deviation for each of the two latent dimensions: a small cloud, not a point. This encoder has not
+# learned anything yet, so its output is meaningless.
 
 # %%
 settings = load_settings(PROJECT / "params.yaml").model.model_copy(

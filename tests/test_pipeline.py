@@ -59,6 +59,10 @@ def add_plot_setting(folder: Path) -> None:
     )
 
 
+def edit_sources(folder: Path) -> None:
+    rewrite(folder, "vae/sources/mirrors.py", "ATTEMPTS = 3", "ATTEMPTS = 4")
+
+
 def add_prior(folder: Path) -> None:
     (folder / "vae/model/distributions/new.py").write_text("class NewPrior: ...\n")
     add(
@@ -77,6 +81,7 @@ EDITS: dict[str, Callable[[Path], None]] = {
     "a picture's title": lambda folder: rewrite(folder, "vae/pictures/*.py", 'title="', 'title="New: '),
     "a comment in the training loop": lambda folder: add(folder, "vae/training/loop.py", "# A comment.\n"),
     "a new prior": add_prior,
+    "a mirror, the format of a published file": edit_sources,
 }
 RUNS_AGAIN = dict(re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE))
 

@@ -48,7 +48,8 @@ the same protocol.
 
 ## Metrics
 
-On the test set, from `metrics/`. Standard errors are over images and draws for these weights; another training seed changes the values too. The uncertainty of measures without an error is unknown.
+On the test set, from `metrics/`. Standard errors are over images and draws for these weights; another training seed
+changes the values too. The uncertainty of measures without an error is unknown.
 
 {metrics}
 

@@ -20,9 +20,9 @@ FIRST = 5  # metrics in README.md
 METRICS_TEXT = """\
 # Metrics of the recorded run
 
-All metrics of the run that is committed in `metrics/`, with the committed `params.yaml`. `make pictures` writes this page
-from a finished run. Standard errors are over images and draws for the same weights; "real images" is the value of real
-training images, the target for samples.
+All metrics of the run that is committed in `metrics/`, with the committed `params.yaml`. `make pictures` writes this
+page from a finished run. Standard errors are over images and draws for the same weights; "real images" is the value of
+real training images, the target for samples.
 
 {table}
 """
