@@ -32,10 +32,10 @@ def case(lean, parse, digits):
         settings = parse(choice)
         model = make_model(settings.model, (1, 8, 8), CLASSES)
         initialize(model, digits[:N])
-        draw = settings.prepare.binarization == "dynamic"
+        binarize = settings.prepare.binarization == "dynamic"
         labels = torch.arange(N) % CLASSES if model.classes else None
         batches = [
-            Inputs(pixels(digits[start : start + N], draw), labels, torch.tensor(weight))
+            Inputs(pixels(digits[start : start + N], binarize), labels, torch.tensor(weight))
             for start, weight in ((0, 0.5), (N, 0.9))
         ]
         return model, settings.train.model_copy(update=train), batches
