@@ -1,4 +1,4 @@
-"""Does all of this work on this machine's GPU, and how fast: `python -m benchmarks.acceptance`, ten minutes at most.
+"""Check that all works on this machine's GPU, and how fast: `python -m benchmarks.acceptance`, ten minutes at most.
 
 It runs the `cuda` tests, trains with params.yaml twice and once interrupted, judges the model, trains in other ways,
 and runs the benchmark. Every figure goes into one JSON file and one page of Markdown as soon as it is known. The stages
@@ -137,7 +137,7 @@ class Project:
         return figures
 
     def interrupt(self, seconds: float) -> Figures:
-        """Stop a training by SIGTERM halfway and resume it, to the same bytes as one that was left alone."""
+        """Stop a training by SIGTERM halfway and resume it, to the same bytes as an uninterrupted one."""
         end = time.monotonic() + seconds
         self._write()
         # An epoch that is among those printed where there is no progress bar.
@@ -215,7 +215,7 @@ def parts(project: Project, folder: Path) -> list[Part]:
 
 
 def run_parts(todo: Sequence[Part], about: Figures, output: Path, allowed: float = ALLOWED_SECONDS) -> bool:
-    """Run the parts in turn within `allowed` seconds, write what is known after each one, and tell if all passed."""
+    """Run the parts in turn within `allowed` seconds, write the results after each one; return whether all passed."""
     end, results = time.monotonic() + allowed, []
     for number, part in enumerate(todo, start=1):
         start = time.monotonic()

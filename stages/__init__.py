@@ -172,7 +172,7 @@ def _what_is_gone(parents: tuple[int, ...]) -> str | None:
 
 def _parents() -> tuple[int, ...]:
     """The process that started this one and, if that is a shell, the one that started the shell."""
-    import psutil  # which DVC needs too; without DVC nothing is asked here
+    import psutil  # comes with DVC, without which this is not called
 
     with suppress(psutil.Error):
         parent = psutil.Process(os.getppid())

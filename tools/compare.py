@@ -212,7 +212,7 @@ def _setting(value: Any) -> str:
 
 
 def draw_curves(histories: Sequence[pd.DataFrame]) -> bytes:
-    """Both runs' ELBO over the epochs as a PNG file; columns `epoch`, `train_elbo` and, perhaps, `validation_elbo`."""
+    """Both runs' ELBO over the epochs as a PNG file; columns `epoch`, `train_elbo` and optionally `validation_elbo`."""
     figure = Figure((6.4, 4), dpi=150, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     for name, color, history in zip("AB", COLORS, histories, strict=True):
@@ -259,7 +259,7 @@ def _describe_draws(models: Sequence[VAE]) -> str:
 
 
 def tile(images: Tensor, columns: int) -> bytes:
-    """Join images (n, [channels,] height, width) in [0, 1] to one PNG file, on a white ground."""
+    """Join images (n, [channels,] height, width) in [0, 1] into one PNG file, on white."""
     gap = 1
     images = images if images.dim() == 4 else images[:, None]
     n, channels, height, width = images.shape

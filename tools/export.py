@@ -133,12 +133,12 @@ def write_onnx(program: torch.export.ExportedProgram, part: Part, path: Path, me
 
 
 def run_torch(path: Path, inputs: Mapping[str, Tensor]) -> list[np.ndarray]:
-    """What a program makes of inputs."""
+    """A program's outputs."""
     return [output.numpy() for output in torch.export.load(path).module()(**inputs)]
 
 
 def run_onnx(path: Path, inputs: Mapping[str, Tensor]) -> list[np.ndarray]:
-    """What an ONNX file makes of inputs, by onnxruntime on the CPU."""
+    """An ONNX file's outputs, computed by onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -160,7 +160,7 @@ def check(path: Path, part: Part, run: Callable[[Path, Mapping[str, Tensor]], li
 
 
 def export_model(form: str, source: Path, folder: Path) -> list[Path]:
-    """Export the model in the file `source` in the format `form`, checked; gives the files.
+    """Export the model in the file `source` in the format `form`, check the files and return their paths.
 
     Raises:
         InputError: the model cannot be read, or packages are missing.

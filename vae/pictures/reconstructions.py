@@ -40,7 +40,7 @@ _ERRORS = {
 @picture(
     group="reconstruction",
     title="Reconstructions",
-    shows="Rows of test images from each class, each over the pixels that the model saw and over its reconstruction.",
+    shows="Test images of each class, each above the model's input and its reconstruction.",
     look="A reconstruction keeps the shape and smooths the noise. Watch for strokes or classes that change.",
 )
 def reconstructions(results: Results) -> Figure:
@@ -58,7 +58,7 @@ def reconstructions_figure(
 
     Args:
         originals: images as published, in [0, 1], of shape `(classes, examples, channels, height, width)`.
-        inputs: what the model saw, of the same shape.
+        inputs: the model's inputs, of the same shape.
         probabilities: the decoder's means, of the same shape.
         classes: the classes' names.
         caption: the title's second line.
@@ -107,7 +107,7 @@ def reconstructions_extremes_figure(
     Args:
         originals: images as published, in [0, 1], of shape `(2, classes, examples, channels, height, width)`, the
             best ones first.
-        inputs: what the model saw, of the same shape.
+        inputs: the model's inputs, of the same shape.
         probabilities: the decoder's means, of the same shape.
         nll: the reconstructions' negative log-likelihood in nats, of shape `(2, classes, examples)`.
         classes: the classes' names.
@@ -154,7 +154,7 @@ def reconstructions_by_epoch_figure(
 
     Args:
         originals: images as published, in [0, 1], of shape `(classes, channels, height, width)`.
-        inputs: what the model saw, of the same shape.
+        inputs: the model's inputs, of the same shape.
         probabilities: the decoder's means after each epoch, of shape `(epochs, classes, channels, height, width)`.
         epochs: the epochs' numbers.
         classes: the classes' names.

@@ -52,7 +52,7 @@ def uncertainty_figure(
     The deviations of a color image's channels are averaged.
 
     Args:
-        inputs: what the model saw of one image of each class, in [0, 1], of shape `(classes, channels, height, width)`.
+        inputs: the model's input for one image of each class, in [0, 1], of shape `(classes, channels, height, width)`.
         means: E[x], the decoder's means averaged over draws from the posterior, of the same shape.
         latent_deviations: the square root of Var_z E[x | z], of the same shape.
         noise_deviations: the square root of E_z Var[x | z], of the same shape.
