@@ -50,7 +50,7 @@ def train_stage(settings: Settings) -> None:
         print(f"{other}: not used, {reason}; delete it if you no longer need it")
     progress = train(model.to(device), data, settings.train, folder)
     known = metadata | {"provenance": _provenance(identity)}
-    _write(model, progress, indices, settings.model_copy(update={"train": chosen}), known)
+    _write(model, progress, indices, chosen, known)
     if not settings.train.keep_checkpoint:
         checkpoints.remove(folder)
 
@@ -88,18 +88,18 @@ def _provenance(identity: dict[str, Any]) -> dict[str, str]:
     return {"code": checkpoints.digest(identity["code"]), "device": identity["device"], **identity["versions"]}
 
 
-def _write(model: VAE, progress: Progress, indices: np.ndarray, settings: Settings, metadata: dict[str, Any]) -> None:
+def _write(model: VAE, progress: Progress, indices: np.ndarray, train: Train, metadata: dict[str, Any]) -> None:
     last = progress.history[progress.best_epoch - 1]
     scores = {name: last[name] for name in ("train_elbo", "validation_elbo") if name in last}
-    scores = mark_relaxed(scores, settings.model.likelihood)
+    scores = mark_relaxed(scores, model.settings.likelihood)
     known = {
         **metadata,
-        "train": settings.train.model_dump(exclude=set(settings.train.WITHOUT_EFFECT)),
+        "train": train.model_dump(exclude=set(train.WITHOUT_EFFECT)),
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
         "latent_dim": model.latent_dim,
     }
-    save(model, "data/model.safetensors", settings.model, known)
+    save(model, "data/model.safetensors", model.settings, known)
     epochs = np.array(list(progress.snapshots))
     probabilities = torch.stack(list(progress.snapshots.values())).numpy()
     write_arrays("data/snapshots.npz", {"indices": indices, "epochs": epochs, "probabilities": probabilities})
