@@ -11,7 +11,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,13 +47,15 @@ ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 28, 28)
 TEXTBOOK = {
     "network": "mlp",
+    "dropout": 0.0,
     "prior": "standard_normal",
     "posterior": "diagonal_normal",
+    "clip_log_variance": False,
     "levels": "one",
     "likelihood": "bernoulli",
     "condition": "none",
 }
-# Other parts that a model may have, each in the textbook VAE with 400 hidden units and 50 latents.
+# What else a model may be made of, each beside the textbook VAE with 400 hidden units and 50 latents.
 FAMILY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "textbook": ({}, {}),
     "network gated_mlp": ({"network": "gated_mlp"}, {}),
@@ -68,12 +70,14 @@ FAMILY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "prior gaussian_mixture, 500": ({"prior": "gaussian_mixture", "prior_components": 500}, {}),
     "prior vampprior, 500": ({"prior": "vampprior", "prior_components": 500}, {}),
     "prior realnvp, 6 layers": ({"prior": "realnvp", "prior_layers": 6}, {}),
+    "prior realnvp, 6 layers, learned mixing": ({"prior": "realnvp", "prior_layers": 6, "flow_mixing": "lu"}, {}),
     "prior spline, 6 layers": ({"prior": "spline", "prior_layers": 6}, {}),
     "posterior full_covariance": ({"posterior": "full_covariance"}, {}),
     "posterior iaf, 2 layers": ({"posterior": "iaf", "posterior_layers": 2}, {}),
     "posterior coupling, 2 layers": ({"posterior": "coupling", "posterior_layers": 2}, {}),
     "levels iwae": ({"levels": "iwae"}, {}),
     "levels hvae": ({"levels": "hvae"}, {}),
+    "levels hvae_branched": ({"levels": "hvae_branched"}, {}),
     "objective iwae, 5 draws": ({}, {"objective": "iwae", "particles": 5}),
     "objective dreg, 5 draws": ({}, {"objective": "dreg", "particles": 5}),
 }
@@ -106,14 +110,18 @@ NETWORKS = {
 def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory: bool) -> Iterator[Row]:
     """Each network's contenders and its floor, times scaled to an epoch of `images`.
 
-    With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took, without the
-    data set: on CUDA that of the device, on a CPU the growth of the process (None if the system does not report it).
+    With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took beside the data
+    set: on CUDA that of the device, on a CPU the growth of the process (None if the system does not report it).
+    A contender that fails has a row that says why under `failed`, here as below.
     """
     for name, network in NETWORKS.items():
         data = made_up_images(images // (network.cpu_divisor if device.type == "cpu" else 1), device)
         settings = training(network.batch_size, rounds)
-        ready = {key: warmed_up(build, network.model, data, settings) for key, build in contenders(device).items()}
-        seconds = alternate({key: epoch for key, (epoch, _) in ready.items()}, rounds, device, name)
+        ready, failed = {}, {}
+        for key, build in contenders(device).items():
+            with noted(failed, key):
+                ready[key] = warmed_up(build, network.model, data, settings)
+        seconds = alternate({key: epoch for key, (epoch, _) in ready.items()}, rounds, device, name, failed)
         floor = training_flops(VAE(network.model, SHAPE)) * len(data) / rates["float32"]
         peaks = _peaks(name, len(data), {key: peak for key, (_, peak) in ready.items()}, device) if memory else {}
         for key, times in (seconds | {"(e) arithmetic floor": [floor] * rounds}).items():
@@ -123,10 +131,12 @@ def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory
                 "batch_size": network.batch_size,
                 "contender": key,
                 **_epoch_values(times, len(data), floor, scaled_to=images),
-                "speed_up_over_pyro": _ratio(seconds[PYRO], times),
-                "time_over_bare": _ratio(times, seconds[twin]),
+                **({"speed_up_over_pyro": _ratio(seconds[PYRO], times)} if PYRO in seconds else {}),
+                **({"time_over_bare": _ratio(times, seconds[twin])} if twin in seconds else {}),
                 "peak_mb": peaks.get(key),
             }
+        for key, reason in failed.items():
+            yield {"network": name, "batch_size": network.batch_size, "contender": key, "failed": reason}
 
 
 def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
@@ -135,39 +145,39 @@ def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iter
     A row's epoch has its own number of images; a quarter of `images` on a CPU, unless that is what grows.
     """
     build = trainer_graph if device.type == "cuda" else trainer_eager
-    ready, cases = {}, {}
-    for case in _growth_cases(device, images):
+    ready, failed = {}, {}
+    cases = {f"{case['axis']} {case['value']}": case for case in _growth_cases(device, images)}
+    for key, case in cases.items():
         data, settings = made_up_images(case["images"], device), training(case["batch_size"], rounds, case["precision"])
-        with matrix_precision(case["precision"]):  # on CUDA a captured step keeps it
-            key = f"{case['axis']} {case['value']}"
+        # On CUDA a captured step keeps the precision.
+        with noted(failed, key), matrix_precision(case["precision"]):
             ready[key], _ = warmed_up(build, case["model"], data, settings)
-            cases[key] = case
-    for key, times in alternate(ready, rounds, device, "growth").items():
+    for key, times in alternate(ready, rounds, device, "growth", failed).items():
         model, precision, n = (cases[key][name] for name in ("model", "precision", "images"))
         floor = training_flops(VAE(model, SHAPE)) * n / rates[precision]
         yield cases[key] | {"model": model.model_dump()} | _epoch_values(times, n, floor, scaled_to=n)
+    for key, reason in failed.items():
+        yield cases[key] | {"model": cases[key]["model"].model_dump(), "failed": reason}
 
 
 def family(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
-    """The trainer's epoch (captured on CUDA) for each part of the model family; on a CPU of a twentieth of `images`.
-
-    A part that fails has a row that says why under `failed`.
-    """
+    """The trainer's epoch (captured on CUDA) for each part of the model family; on a CPU of a twentieth of `images`."""
     build = trainer_graph if device.type == "cuda" else trainer_eager
     data = made_up_images(images // (20 if device.type == "cpu" else 1), device)
     base, settings = NETWORKS["784-400-50"].model, training(256, rounds)
-    ready = {}
+    ready, failed = {}, {}
     for name, (model, objective) in FAMILY.items():
-        try:
+        with noted(failed, name):
             changed = settings.model_copy(update=objective)
             ready[name], _ = warmed_up(build, base.model_copy(update=model), data, changed)
-        except (RuntimeError, WorkError) as error:  # the other parts can still be timed
-            yield {"part": name, "failed": str(error).partition("\n")[0]}
-    seconds = alternate(ready, rounds, device, "family")
+    seconds = alternate(ready, rounds, device, "family", failed)
     for name, times in seconds.items():
         values = _epoch_values(times, len(data), 0.0, scaled_to=images)
         timed = {key: value for key, value in values.items() if "floor" not in key}
-        yield {"part": name, **timed, "time_over_textbook": _ratio(times, seconds["textbook"])}
+        ratio = {"time_over_textbook": _ratio(times, seconds["textbook"])} if "textbook" in seconds else {}
+        yield {"part": name, **timed, **ratio}
+    for name, reason in failed.items():
+        yield {"part": name, "failed": reason}
 
 
 def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
@@ -175,10 +185,13 @@ def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> 
     data = made_up_images(max(images // (6 if device.type == "cuda" else 600), 1), device)
     split = Split(data, torch.zeros(len(data), dtype=torch.int64, device=device))
     models = {name: VAE(network.model, SHAPE).to(device) for name, network in NETWORKS.items()}
-    runs = {key: partial(_score_quietly, model, split) for key, model in models.items()}
-    for run in runs.values():
-        run()
-    for name, times in alternate(runs, rounds, device, "evaluation").items():
+    runs, failed = {}, {}
+    for name, model in models.items():
+        run = partial(_score_quietly, model, split)
+        with noted(failed, name):
+            run()
+            runs[name] = run
+    for name, times in alternate(runs, rounds, device, "evaluation", failed).items():
         draws, median = len(data) * IMPORTANCE_SAMPLES, statistics.median(times)
         floor = forward_flops(models[name].decoder) * draws / rates["float32"]
         yield {
@@ -190,6 +203,8 @@ def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> 
             "share_of_floor": floor / median,
             "seconds": times,
         }
+    for name, reason in failed.items():
+        yield {"network": name, "failed": reason}
 
 
 def made_up_images(n: int, device: torch.device, shape: tuple[int, int, int] = SHAPE) -> Tensor:
@@ -203,14 +218,19 @@ def training(batch_size: int, rounds: int, precision: Any = "float32") -> Train:
     plain = {
         "epochs": 1 + rounds,
         "batch_size": batch_size,
+        "shuffle": True,
         "learning_rate": 0.001,
         "schedule": "constant",
+        "adam_beta1": 0.9,
+        "weight_decay": 0.0,
+        "kl": "exact",
         "objective": "elbo",
         "particles": 1,
         "beta": 1.0,
         "free_bits": 0.0,
         "kl_warmup_epochs": 0,
         "gradient_clip": 0.0,
+        "normalize_gradients": False,
         "ema_decay": 0.0,
         "precision": precision,
     }
@@ -231,19 +251,34 @@ def warmed_up(build: Contender, model: Model, images: Tensor, settings: Train) -
     return epoch, peak
 
 
+@contextmanager
+def noted(failed: dict[str, str], name: str) -> Iterator[None]:
+    """Note in `failed` why what runs inside failed, so that all else can still be timed."""
+    try:
+        yield
+    except (RuntimeError, WorkError) as error:
+        failed[name] = str(error).partition("\n")[0]
+
+
 def alternate(
-    runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str
+    runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str, failed: dict[str, str]
 ) -> dict[str, list[float]]:
-    """The seconds of every run in every round; each contender takes one turn per round."""
+    """The seconds of every run in every round; each contender takes one turn per round.
+
+    One that fails is left out, and noted in `failed`.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in tqdm(range(rounds), desc=what, unit="round", leave=False, disable=None):
         for name, run in runs.items():
-            wait(device)
-            start = time.perf_counter()
-            run()
-            wait(device)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+            if name in failed:
+                continue
+            with noted(failed, name):
+                wait(device)
+                start = time.perf_counter()
+                run()
+                wait(device)
+                seconds[name].append(time.perf_counter() - start)
+    return {name: times for name, times in seconds.items() if name not in failed}
 
 
 def peak_resident(name: str, contender: str, images: int) -> float | None:

@@ -28,6 +28,37 @@ SETTINGS = "params.yaml"
 LOCK = Path("data/.checkpoints/stage.lock")
 PATIENCE = 10  # seconds that a stage waits for another one in the same folder
 GRACE = 10  # seconds for a stage that was asked to stop to save its state
+# The stage that writes each file, to name in the message about one that does not fit.
+WRITERS = {
+    "data/raw": "download",
+    "data/prepared": "prepare",
+    "data/classifier.safetensors": "classify",
+    "metrics/classify.json": "classify",
+    "data/model.safetensors": "train",
+    "data/snapshots.npz": "train",
+    "plots/history.csv": "train",
+    "metrics/train.json": "train",
+    "data/latents.npz": "evaluate",
+    "plots/confusion.csv": "evaluate",
+    "plots/error_by_class.csv": "evaluate",
+    "plots/kl_per_dimension.csv": "evaluate",
+    "metrics/evaluate.json": "evaluate",
+    "data/samples.npz": "sample",
+    "metrics/sample.json": "sample",
+    "plots/embedding.csv": "embed",
+    "plots/images": "plot",
+    "plots/report.html": "report",
+}
+# What lowers the memory that a stage needs.
+_MODEL = "make the model smaller (model.latent_dim and the widths)"
+MEMORY = {
+    "classify": "lower classify.batch_size or choose another train.device",
+    "train": f"lower train.batch_size or train.particles, {_MODEL} or choose another train.device",
+    "evaluate": f"lower evaluate.training_images, {_MODEL} or choose another train.device",
+    "sample": f"lower sample.images, {_MODEL} or choose another train.device",
+    "embed": "lower embed.images",
+    "plot": f"lower plot.dpi or plot.samples, or {_MODEL}",
+}
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish")
 
 # Read when libraries are first imported. Waiting threads spin only briefly, which is as fast as OpenMP's longer default
@@ -50,6 +81,9 @@ if sys.argv[:1] == ["-m"]:
     for _number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(_number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(_number, _end_at_once)
+    # Asks a training to finish after its epoch; before that, and in other stages, it must not kill.
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def run(stage: Callable[["Settings"], None]) -> None:
@@ -65,7 +99,9 @@ def run(stage: Callable[["Settings"], None]) -> None:
     except DamagedFile as error:
         _fail(2, f"{error}; delete it and run `dvc repro`")
     except UnfitFile as error:
-        _fail(2, f"{error}; run `dvc repro` to recreate it")
+        stage_of = next((name for out, name in WRITERS.items() if Path(error.path).is_relative_to(out)), None)
+        command = f"dvc repro --force --single-item {stage_of}" if stage_of else "dvc repro"
+        _fail(2, f"{error}; run `{command}` to recreate it")
     except SettingError as error:
         _fail(2, f"params.yaml: {error}")
     except InputError as error:
@@ -80,7 +116,8 @@ def run(stage: Callable[["Settings"], None]) -> None:
         reason = memory_reason(error)
         if reason is None:
             raise
-        _fail(1, f"memory: {reason}; lower train.batch_size or train.particles, or choose another train.device")
+        advice = MEMORY.get(Path(sys.argv[0]).stem, "end other programs")
+        _fail(1, f"memory: {reason}; {advice}")
     except KeyboardInterrupt:
         _fail(130, "interrupted")
 

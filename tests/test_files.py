@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from safetensors.torch import save_file
 
+from tests.conftest import linux_only, posix_only
 from vae.errors import InputError
 from vae.files import (
     read_arrays,
@@ -189,6 +190,7 @@ for _ in range(100):
     assert list(contents(tmp_path)) == ["file"]
 
 
+@posix_only  # on Windows such files are never removed
 def test_the_temporary_file_of_a_living_process_is_left_alone_until_it_is_dead(tmp_path):
     code = "import sys\nwith replacing(sys.argv[1]) as file:\n  print('writing', flush=True); input()"
     writer = subprocess.Popen(
@@ -207,6 +209,7 @@ def test_the_temporary_file_of_a_living_process_is_left_alone_until_it_is_dead(t
     assert list(contents(tmp_path)) == ["file"]
 
 
+@linux_only
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_limit_on_the_size_of_files_names_the_file_and_keeps_the_old_one(tmp_path, kind):
     (tmp_path / "file").write_bytes(b"old")
@@ -513,6 +516,7 @@ except Exception as error:
 """
 
 
+@linux_only
 @pytest.mark.parametrize("kind", READERS)
 def test_too_many_open_files_are_not_damage(tmp_path, whole, kind):
     (tmp_path / "file").write_bytes(whole[kind])
@@ -522,6 +526,7 @@ def test_too_many_open_files_are_not_damage(tmp_path, whole, kind):
     assert (output, error) == (f"OSError: [Errno 24] Too many open files: '{tmp_path / 'file'}'\n", "")
 
 
+@linux_only
 @pytest.mark.parametrize("kind", READERS)
 def test_too_little_memory_is_not_damage(tmp_path, kind):
     size = 200_000_000

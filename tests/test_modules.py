@@ -1,58 +1,52 @@
-"""Loading a module from its file."""
+"""A file of weights is a module or one error, whatever it holds: see tests/fuzz_load.py."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from vae import modules
-from vae.errors import MissingFile, UnfitFile
+from vae.errors import UnfitFile
 from vae.files import write_tensors
 
-
-def build(metadata):
-    return nn.Sequential(nn.Linear(metadata["inputs"], 2), nn.Dropout())
+ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture
-def path(tmp_path):
-    """The file of a small module."""
-    write_tensors(tmp_path / "some.safetensors", build({"inputs": 3}).state_dict(), {"inputs": 3})
-    return tmp_path / "some.safetensors"
-
-
-def test_a_module_comes_back_fixed_and_in_evaluation_mode(path):
-    module, metadata = modules.load(path, "cpu", "layer", build)
-    again, _ = modules.load(path, "cpu", "layer", build)
-    assert metadata == {"inputs": 3}
-    assert not any(part.training for part in module.modules())
-    assert not any(parameter.requires_grad for parameter in module.parameters())
-    assert torch.equal(module[0].weight, again[0].weight)
+def test_mutated_files_are_models_or_errors_in_bounded_memory():
+    command = [sys.executable, "-m", "tests.fuzz_load", "--count", "400", "--seed", "0"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 @pytest.mark.parametrize(
-    ("metadata", "weights"),
+    ("build", "reason"),
     [
-        ({}, {}),
-        ({"inputs": "three"}, {}),
-        ({"inputs": 4}, {}),
-        ({"inputs": 3}, {"0.weight": torch.zeros(2, 3)}),
+        (lambda metadata: nn.Linear(10**6, 10**6), "its tensors are too few for what its metadata describes"),
+        (lambda metadata: nn.Sequential(*(nn.Linear(1, 100) for _ in range(1000))), "its tensors are too few"),
+        (lambda metadata: nn.Linear(2, 3), "torch.float32 of shape ("),
+        (
+            lambda metadata: nn.Linear(3, 2, dtype=torch.float64),
+            ", expected torch.float64",
+        ),
+        (lambda metadata: nn.Linear(3, 2, bias=False), "bias: unknown"),
+        (lambda metadata: nn.BatchNorm1d(3), "num_batches_tracked: missing"),
+        (lambda metadata: metadata["x"], "KeyError: 'x'"),
+        (lambda metadata: 1 / 0, "ZeroDivisionError"),
     ],
-    ids=["no key", "wrong type", "another size", "a tensor missing"],
 )
-def test_a_file_that_does_not_fit_is_named_with_what_it_is_not(path, metadata, weights):
-    write_tensors(path, weights or build({"inputs": 3}).state_dict(), metadata)
-    with pytest.raises(UnfitFile, match=r"some\.safetensors: not a layer that this code can read \("):
-        modules.load(path, "cpu", "layer", build)
+def test_weights_that_are_not_those_of_the_metadata_are_refused(tmp_path, build, reason):
+    write_tensors(tmp_path / "file", nn.Linear(3, 2).state_dict(), {})
+    with pytest.raises(UnfitFile) as caught:
+        modules.load(tmp_path / "file", "cpu", "line", build)
+    assert str(caught.value).startswith(f"{tmp_path / 'file'}: not a line that this code can read (")
+    assert reason in str(caught.value)
 
 
-def test_too_little_memory_is_not_an_unfit_file(path):
-    def fail(metadata):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-
-    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
-        modules.load(path, "cpu", "layer", fail)
-
-
-def test_a_missing_file_is_missing(tmp_path):
-    with pytest.raises(MissingFile, match=r"absent: not found"):
-        modules.load(tmp_path / "absent", "cpu", "layer", build)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    write_tensors(tmp_path / "file", {name: x * value for name, x in nn.Linear(3, 2).state_dict().items()}, {})
+    with pytest.raises(UnfitFile, match="values that are not finite"):
+        modules.load(tmp_path / "file", "cpu", "line", lambda metadata: nn.Linear(3, 2))

@@ -51,6 +51,7 @@ def test_make_repro_runs_the_pipeline_and_shows_the_metrics(checkout: Path) -> N
     assert "up to date" in output
     assert "test_nll" in output
     assert "agrees with the record" in output
+    assert "test_nll" in (checkout / "data/model-card.md").read_text()
 
 
 def test_make_verify_agrees_with_a_run_that_is_the_record(checkout: Path) -> None:

@@ -40,7 +40,7 @@ Changes = dict[str, dict[str, Any]]
 
 def names() -> list[str]:
     """The names of all experiments, in alphabetical order."""
-    return sorted(str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml"))
+    return sorted(path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in EXPERIMENTS.rglob("*.yaml"))
 
 
 def read_experiment(name: str, assignments: Sequence[str] = ()) -> Changes:

@@ -149,7 +149,7 @@ def test_a_split_comes_back_from_its_file(some, tmp_path, originals):
     written = some if originals else Split(some.images, some.labels)
     write_split(tmp_path / "split", written, METADATA)
     read, metadata = read_split(tmp_path / "split")
-    assert metadata == METADATA
+    assert metadata == METADATA | {"image_shape": [2, 2, 3]}
     assert torch.equal(read.images, some.images)
     assert torch.equal(read.labels, some.labels)
     assert torch.equal(read.originals, some.originals) if originals else read.originals is None
@@ -171,7 +171,11 @@ def test_a_split_comes_back_from_its_file(some, tmp_path, originals):
         (lambda tensors, _: tensors.update(originals=tensors["originals"].float()), "originals: torch.float32"),
         (lambda _, metadata: metadata.pop("classes"), "its metadata does not name the classes"),
         (lambda _, metadata: metadata.update(classes=7), "its metadata does not name the classes"),
-        (lambda _, metadata: metadata.pop("binarization"), "not name the classes and the binarization"),
+        (lambda _, metadata: metadata.update(classes=[]), "its metadata does not name the classes"),
+        (lambda _, metadata: metadata.pop("dataset"), "not name a data set and a binarization"),
+        (lambda _, metadata: metadata.update(binarization="static"), "gray pixels, expected black and white ones"),
+        (lambda _, metadata: metadata.update(binarization="dynamic"), "gray pixels, expected black and white ones"),
+        (lambda _, metadata: metadata.pop("binarization"), "not name a data set and a binarization"),
     ],
 )
 def test_a_file_of_another_kind_is_no_split(some, tmp_path, change, reason):

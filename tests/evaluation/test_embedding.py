@@ -77,3 +77,17 @@ def test_pca_of_one_dimension_is_that_dimension_centered_and_zeros():
     plane = embed(points, "pca", perplexity=5, seed=0)
     np.testing.assert_allclose(np.abs(plane[:, 0]), np.abs(points[:, 0] - points.mean()), atol=1e-6)
     np.testing.assert_array_equal(plane[:, 1], 0)
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+@pytest.mark.parametrize("method", METHODS)
+def test_points_that_are_all_the_same_map_to_zeros(method, latent_dim):
+    points = np.full((40, latent_dim), 0.3, np.float32)
+    np.testing.assert_array_equal(embed(points, method, 5, 0), np.zeros((40, 2)))
+
+
+def test_points_that_are_the_same_but_one_and_points_that_hardly_differ_are_embedded():
+    points = np.full((40, 2), 0.3, np.float32)
+    points[0] = 1
+    assert np.isfinite(embed(points, "tsne", 5, 0)).all()
+    assert np.isfinite(embed(make_points() * np.float32(1e-30), "tsne", 5, 0)).all()

@@ -268,3 +268,10 @@ def test_metrics_are_flat(blobs):
         "cluster_ari": pytest.approx(1),
         "cluster_nmi": pytest.approx(1),
     }
+
+
+def test_a_single_training_class_is_what_the_probe_answers(blobs):
+    means, labels = blobs(60)
+    found = classify(means, torch.full_like(labels, 2), means, labels, seed=0)
+    assert found.probe_accuracy == found.neighbor_accuracy == pytest.approx(1 / 3)
+    assert found.predicted.tolist() == [2] * 60

@@ -4,6 +4,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 
 from tests.model.conftest import sites_of
@@ -13,9 +14,9 @@ from vae.training.initialization import initialize
 
 IMAGE_SHAPES = [(1, 28, 28), (1, 8, 8), (3, 4, 6)]
 WIDTHS = [[], [16], [16, 12]]
-LEVELS = ["one", "iwae", "hvae"]
+LEVELS = ["one", "iwae", "hvae", "hvae_branched"]
 # What `represent` gives: z of size 3, with two levels the upper one's 2 dimensions after it.
-SIZES = {"one": 3, "iwae": 5, "hvae": 5}
+SIZES = {"one": 3, "iwae": 5, "hvae": 5, "hvae_branched": 5}
 
 
 @pytest.mark.parametrize("image_shape", IMAGE_SHAPES)
@@ -44,6 +45,13 @@ def test_decoding_is_the_sigmoid_of_the_decoder(make_model):
     logits = model.decoder(latents).detach().double().numpy()
     # One float32 rounding of the logits and one of the result.
     np.testing.assert_allclose(model.decode(latents).detach(), 1 / (1 + np.exp(-logits)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [{"condition": "label"}, {"levels": "hvae"}], ids=str)
+def test_calling_a_model_reconstructs(make_model, keys):
+    model, labels = make_model(**keys), torch.tensor([3, 7])
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model(images, labels), model.reconstruct(images, labels))
 
 
 def test_a_reconstruction_decodes_the_representation_which_is_the_posterior_mean(make_model):
@@ -82,6 +90,7 @@ KINDS = {
     "flow posterior": {"posterior": "iaf", "flow_widths": [8]},
     "conditional": {"condition": "label"},
     "conditional with two levels": {"levels": "iwae", "condition": "label"},
+    "conditional with branches": {"levels": "hvae_branched", "condition": "label"},
 }
 
 
@@ -153,6 +162,7 @@ def test_draws_of_a_flow_posterior_go_through_its_flow(build):
         ("one", {"z": 3}, ["z"]),
         ("iwae", {"z2": 2, "z1": 3}, ["z1", "z2"]),
         ("hvae", {"z2": 2, "z1": 3}, ["z2", "z1"]),
+        ("hvae_branched", {"z2": 2, "z1": 3}, ["z2", "z1"]),
     ],
 )
 def test_latents_are_drawn_and_images_observed_in_one_plate(build, levels, model_sites, guide_sites):
@@ -175,6 +185,75 @@ def test_the_guide_draws_z_from_the_posterior(make_model):
     site, q = sites_of(model.guide, images)["z"], model.encode(images)
     assert torch.equal(site["fn"].mean, q.mean)
     assert torch.equal(site["fn"].stddev, q.stddev)
+
+
+def gated_in_numpy(x, *layers):
+    """x sent through layers (W x + b) * sigmoid(V x + c), W and V one above the other in a weight."""
+    for layer in layers:
+        values, gates = np.split(x @ weight_of(layer).T + bias_of(layer), 2, axis=-1)
+        x = values / (1 + np.exp(-gates))
+    return x
+
+
+def weight_of(layer):
+    return layer.weight.detach().double().numpy()
+
+
+def bias_of(layer):
+    return layer.bias.detach().double().numpy()
+
+
+def test_the_branched_hvae_is_made_of_the_networks_in_tomczak_and_wellings_code(build):
+    widths = {"encoder_widths": [16, 12], "decoder_widths": [10, 9], "inner_widths": [6, 7]}
+    model = build(levels="hvae_branched", network="gated_mlp", center_inputs=False, clip_log_variance=True, **widths)
+    images, z1, z2 = torch.rand(5, 1, 8, 8), torch.randn(5, 3), torch.randn(5, 2)
+    linear = {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    # Inputs and outputs of each linear layer, those of a gated one and of a head (mean, log scale) twice.
+    assert {name: (layer.in_features, layer.out_features) for name, layer in linear.items()} == {
+        "encoder.layers.0.0": (64, 2 * 16),
+        "encoder.layers.1.0": (16, 2 * 12),
+        "posterior.head": (12, 2 * 2),
+        "lower_encoder.layers.0.0": (64, 2 * 16),
+        "top_branch.0.0": (2, 2 * 6),
+        "inner_posterior.layers.0.0": (16 + 6, 2 * 7),
+        "inner_posterior.normal.head": (7, 2 * 3),
+        "inner_prior.layers.0.0": (2, 2 * 6),
+        "inner_prior.layers.1.0": (6, 2 * 7),
+        "inner_prior.normal.head": (7, 2 * 3),
+        "decoder.branches.0.0.0": (3, 2 * 10),
+        "decoder.branches.1.0.0": (2, 2 * 10),
+        "decoder.decoder.layers.0.0": (20, 2 * 9),
+        "decoder.decoder.output": (9, 64),
+    }
+    x, first, second = (part.double().numpy() for part in (images.flatten(1), z1, z2))
+    branches = gated_in_numpy(x, linear["lower_encoder.layers.0.0"]), gated_in_numpy(second, linear["top_branch.0.0"])
+    joined = gated_in_numpy(np.concatenate(branches, axis=-1), linear["inner_posterior.layers.0.0"])
+    head = linear["inner_posterior.normal.head"]
+    mean, log_scale = np.split(joined @ weight_of(head).T + bias_of(head), 2, axis=-1)
+    drawn = sites_of(poutine.condition(model.guide, {"z2": z2}), images)["z1"]["fn"]
+    # float32 sums of some hundred terms of order 1.
+    np.testing.assert_allclose(drawn.mean.detach(), mean, atol=1e-5)
+    np.testing.assert_allclose(drawn.stddev.detach(), np.exp(np.clip(log_scale, -3, 1)), atol=1e-5)
+    branches = [gated_in_numpy(z, linear[f"decoder.branches.{place}.0.0"]) for place, z in enumerate((first, second))]
+    joined = gated_in_numpy(np.concatenate(branches, axis=-1), linear["decoder.decoder.layers.0.0"])
+    output = linear["decoder.decoder.output"]
+    logits = joined @ weight_of(output).T + bias_of(output)
+    decoded = model.decode(torch.cat([z1, z2], -1)).flatten(1)
+    np.testing.assert_allclose(decoded.detach(), 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("levels", ["one", "hvae_branched"])
+def test_encoders_see_pixels_around_0_or_from_0_to_1(build, levels, centered):
+    model, images = build(levels=levels, center_inputs=centered), torch.rand(5, 1, 8, 8)
+    seen = []
+    for name, part in model.named_modules():
+        if name.endswith("encoder"):
+            part.register_forward_pre_hook(lambda _, args: seen.extend(args))
+    model.represent(images)
+    assert len(seen) == (2 if levels == "hvae_branched" else 1)
+    for given in seen:
+        torch.testing.assert_close(given, 2 * images - 1 if centered else images)
 
 
 def test_pyro_can_train_it_by_itself(make_model, digits):
@@ -247,12 +326,12 @@ def test_labels_are_nothing_to_an_unconditional_model(build, levels):
 @pytest.mark.parametrize("likelihood", ["bernoulli", "continuous_bernoulli", "discretized_logistic"])
 @pytest.mark.parametrize("network", ["mlp", "gated_mlp", "conv", "resnet"])
 @pytest.mark.parametrize("keys", [{}, {"levels": "hvae", "prior": "vampprior"}, {"condition": "label"}], ids=str)
-def test_color_images_go_in_and_come_out(small_settings, network, likelihood, keys):
+def test_color_images_go_in_and_come_out(small_settings, make_train, network, likelihood, keys):
     sizes = {"encoder_widths": [4, 4], "decoder_widths": [4, 4], "prior_components": 3}
     settings = small_settings(**(sizes | {"network": network} | keys)).model_copy(update={"likelihood": likelihood})
     model, labels = models.make_model(settings, (3, 6, 5), 3), torch.arange(2)
     images = torch.rand(2, 3, 6, 5).round()
-    initialize(model, (images * 255).to(torch.uint8))
+    initialize(model, (images * 255).to(torch.uint8), make_train())
     assert model.reconstruct(images, labels).shape == (2, 3, 6, 5)
     assert model.sample(2, 0, labels).shape == (2, 3, 6, 5)
     terms = elbo_terms(model.model, model.guide, images, labels)
@@ -276,9 +355,9 @@ def test_a_copys_vampprior_is_made_of_the_copys_encoder(build):
 # --- The start
 
 
-def test_the_decoder_starts_at_the_mean_image(make_model, digits):
+def test_the_decoder_starts_at_the_mean_image(make_model, make_train, digits):
     model = make_model()
-    initialize(model, digits)
+    initialize(model, digits, make_train())
     with torch.no_grad():
         model.decoder.output.weight.zero_()
     mean = (digits.float() / 255).mean(0)
@@ -286,9 +365,9 @@ def test_the_decoder_starts_at_the_mean_image(make_model, digits):
     torch.testing.assert_close(model.sample(2, seed=0), mean.clamp(0.001, 0.999).expand(2, 1, 8, 8))
 
 
-def test_pseudo_inputs_start_at_images_each_taken_once(build, digits):
+def test_pseudo_inputs_start_at_images_each_taken_once(build, make_train, digits):
     model = build(prior="vampprior", prior_components=20)
-    initialize(model, digits[:30])
+    initialize(model, digits[:30], make_train())
     taken = model.prior.logits.sigmoid()
     clipped = (digits[:30].float() / 255).clamp(0.05, 0.95)
     distances = (taken[:, None] - clipped).abs().amax((-3, -2, -1))

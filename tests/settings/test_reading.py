@@ -10,6 +10,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import posix_only
 from vae.errors import InputError
 from vae.settings import Settings, load_settings, parse_settings
 
@@ -121,8 +122,11 @@ def test_settings_are_read_only():
 
 def test_the_keys_that_hold_real_numbers_are_known_here():
     assert FLOATS == [
+        ("model", "dropout"),
         ("train", "learning_rate"),
+        ("train", "adam_beta1"),
         ("train", "adam_epsilon"),
+        ("train", "weight_decay"),
         ("train", "beta"),
         ("train", "free_bits"),
         ("train", "gradient_clip"),
@@ -183,6 +187,8 @@ DESCRIPTIONS = [
     ("train", "ema_decay", math.nan, "nan", "a number at least 0 and less than 1"),
     ("train", "keep_checkpoint", 1, "1", "true or false"),
     ("train", "keep_checkpoint", "yes", "'yes'", "true or false"),
+    ("train", "tensorboard", None, "None", "the path of a folder, or '' (off)"),
+    ("train", "tensorboard", "a\0b", "'a\\x00b'", "the path of a folder, or '' (off)"),
     ("embed", "images", 9, "9", "a whole number at least 10 and at most 100000"),
     ("plot", "dpi", 601, "601", "a whole number at least 50 and at most 600"),
     ("plot", "dpi", 49, "49", "a whole number at least 50 and at most 600"),
@@ -473,6 +479,7 @@ def test_a_file_of_fifty_megabytes_is_refused_without_being_read(tmp_path):
     assert time.monotonic() - started < 5, "reading it takes a minute"
 
 
+@posix_only
 def test_a_pipe_is_no_settings_file(tmp_path):
     os.mkfifo(tmp_path / "params.yaml")
     with pytest.raises(InputError, match="not a regular file"):

@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tests.sources.published import ARRAYS, FILES, NAMES, idx, write_files
-from vae.errors import DamagedFile, MissingFile
+from vae.errors import DamagedFile, MissingFile, UnfitFile
 from vae.sources import datasets, mirrors
 
 
@@ -28,9 +28,9 @@ DAMAGE = {
     "labels": (FILES[NAMES[0]], "not an IDX file of unsigned bytes in 3 dimensions"),
     "signed bytes": (gzip.compress(b"\0\0\x09" + WHOLE[3:]), "not an IDX file"),
     "cut header": (gzip.compress(WHOLE[:15]), "not an IDX file"),
-    "cut values": (gzip.compress(WHOLE[:-1]), r"41 values, but the header says \[7, 3, 2\]"),
-    "long": (gzip.compress(WHOLE + b"\0"), "43 values"),
-    "other count": (FILES[NAMES[3]], "7 labels for 5 images"),
+    "cut values": (gzip.compress(WHOLE[:-1]), r"71 values, but the header says \[12, 3, 2\]"),
+    "long": (gzip.compress(WHOLE + b"\0"), "73 values"),
+    "other count": (FILES[NAMES[3]], "12 labels for 10 images"),
 }
 
 
@@ -91,3 +91,24 @@ def test_digits_that_were_changed_are_damaged(tmp_path, key):
     np.savez(tmp_path / "digits.npz", **arrays)
     with pytest.raises(DamagedFile, match="not scikit-learn's 1797 digits"):
         datasets.read("digits", tmp_path)
+
+
+UNFIT = {
+    "nine images": ((idx(ARRAYS[2][:9]), idx(ARRAYS[0][:9])), "train-images", r"\(9, 3, 2\), expected at least 10"),
+    "no pixels": ((idx(ARRAYS[2][:, :0]), idx(ARRAYS[0])), "train-images", r"\(12, 0, 2\), expected at least 10"),
+    "no images": ((idx(ARRAYS[2][:0]), idx(ARRAYS[0][:0])), "train-images", r"\(0, 3, 2\), expected at least 10"),
+    "a label of 10": ((idx(ARRAYS[2]), idx(ARRAYS[0] + 1)), "train-labels", "labels up to 10, expected from 0 to 9"),
+    "another size": (
+        (idx(ARRAYS[2][:, :2]), idx(ARRAYS[0])),
+        "t10k-images",
+        "3 x 2 pixels, but training images have 2 x 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("contents", "name", "reason"), UNFIT.values(), ids=UNFIT)
+def test_intact_files_that_do_not_fit_are_told_by_their_names(contents, name, reason, tmp_path):
+    assert ARRAYS[0].max() == 9
+    write_files(tmp_path, {**FILES, **dict(zip((NAMES[2], NAMES[0]), map(gzip.compress, contents), strict=True))})
+    with pytest.raises(UnfitFile, match=rf"{name}-idx\d-ubyte\.gz: .*{reason}"):
+        datasets.read("mnist", tmp_path)

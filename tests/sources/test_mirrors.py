@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torchvision
 
+from tests.conftest import posix_only
 from tests.sources.published import FILES, NAMES, made_up_files, write_files
 from vae.errors import WorkError
 from vae.sources import mirrors
@@ -263,6 +264,7 @@ def test_control_characters_of_a_server_do_not_reach_the_terminal(code, site, tm
     assert all(line.isprintable() and len(line) < 600 for line in lines)
 
 
+@posix_only
 @pytest.mark.parametrize("form", ["{path}", "file://{path}"])
 @pytest.mark.parametrize("kind", ["pipe", "link to a device", "folder", "endless"])
 def test_a_folder_whose_files_are_not_files_is_left_for_the_next_mirror(form, kind, site, tmp_path):

@@ -229,7 +229,7 @@ def test_too_little_memory_is_said_as_that(project, monkeypatch, capsys):
         assert ended.value.code == 1
         message = capsys.readouterr().err
         assert message.startswith("error: memory: ")
-        assert message.endswith("; lower train.batch_size or train.particles, or choose another train.device\n")
+        assert message.endswith("; end other programs\n")
         assert message.count("\n") == 1
 
 

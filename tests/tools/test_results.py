@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -47,6 +48,26 @@ def test_a_run_that_was_cut_short_says_so(write_record):
 def test_a_relaxed_bernoullis_figures_are_no_likelihood(write_record):
     write_record("pyro-example", 101, **{f"relaxed_{name}": value for name, value in METRICS.items()})
     assert results.row("pyro-example")["nll"] == "90.00 ± 0.30 (no likelihood)"
+
+
+@pytest.mark.parametrize("name", results.PUBLISHED)
+def test_a_row_beside_a_published_figure_states_its_departures_on_the_page(name):
+    page = results.PAGE.read_text()
+    numbers = results.row(name)["departures"].split(", ")
+    stated = results.departures(name)
+    assert len(numbers) == len(stated) > 0
+    for number, text in zip(numbers, stated, strict=True):
+        assert f"\n{number}. {text}\n" in page
+
+
+def test_a_file_that_names_a_papers_figure_has_it_on_the_page_and_no_other_has_departures():
+    for name in results.names():
+        text = (results.EXPERIMENTS / f"{name}.yaml").read_text()
+        figure = re.search(r"\(paper: NLL (.*?)\)", text)
+        assert (figure[1] if figure else None) == (
+            f"{results.PUBLISHED[name][0]:.2f}" if name in results.PUBLISHED else None
+        )
+        assert bool(results.departures(name)) == bool(figure)
 
 
 def test_an_experiment_without_a_record_has_no_figure(write_record):

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.conftest import posix_only
 from tools import run
 from vae.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = posix_only
 
 
 @pytest.fixture

@@ -128,9 +128,10 @@ class Malicious:
 
 def test_no_pickle_is_run(tmp_path, capsys):
     checkpoints.write(tmp_path, {"state": Malicious()})
-    with pytest.raises(Exception, match="Weights only load failed"):
-        checkpoints.read(tmp_path)
-    assert "a pickle was run" not in capsys.readouterr().out
+    assert checkpoints.read(tmp_path) is None
+    output = capsys.readouterr().out
+    assert "Weights only load failed" in output
+    assert "a pickle was run" not in output
 
 
 def test_removing_takes_the_folder_and_forgives_its_absence(tmp_path):

@@ -12,6 +12,7 @@ from vae.seeds import derive
 from vae.training.validation import mean_bound, mean_terms
 
 pytestmark = pytest.mark.usefixtures("lean")
+pytestmark = pytest.mark.usefixtures("lean")
 
 
 def test_the_validation_columns_judge_the_weights_after_the_epoch(run, data, make_train):

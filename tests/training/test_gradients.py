@@ -30,12 +30,13 @@ def case(lean, parse, digits):
 
     def make(choice, **train):
         settings = parse(choice)
-        model = make_model(settings.model, (1, 8, 8), CLASSES)
-        initialize(model, digits[:N])
-        binarize = settings.prepare.binarization == "dynamic"
+        dropout = 0 if choice["objective"] == "dreg" else 0.1
+        model = make_model(settings.model.model_copy(update={"dropout": dropout}), (1, 8, 8), CLASSES)
+        initialize(model, digits[:N], settings.train)
+        draw = settings.prepare.binarization == "dynamic"
         labels = torch.arange(N) % CLASSES if model.classes else None
         batches = [
-            Inputs(pixels(digits[start : start + N], binarize), labels, torch.tensor(weight))
+            Inputs(pixels(digits[start : start + N], draw), labels, torch.tensor(weight))
             for start, weight in ((0, 0.5), (N, 0.9))
         ]
         return model, settings.train.model_copy(update=train), batches

@@ -13,6 +13,7 @@ from vae.training import checkpoints
 from vae.training.data import Data
 
 pytestmark = pytest.mark.usefixtures("lean")
+OFTEN = {"schedule": "constant", "checkpoint_every": 1}
 
 
 # --- Before the first step
@@ -138,6 +139,26 @@ def test_the_weights_of_the_best_epoch_are_kept(run, data, unvalidated, validati
     assert same_weights(model, after_two_epochs)
 
 
+def test_the_weights_of_the_last_epoch_are_kept_if_the_settings_say_so(run, data, unvalidated, validation_elbos):
+    validation_elbos(-100, -90, -95)
+    progress, model = run(data, kept_epoch="last")
+    _, without = run(unvalidated)
+    assert progress.best_epoch == 3
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, without.state_dict()[name])
+
+
+def test_steps_run_in_training_mode_and_everything_else_in_evaluation_mode(run, data, make_model, monkeypatch):
+    model, modes = make_model(), []
+    for name in ("model", "reconstruct"):
+        method = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda *a, method=method: modes.append(model.training) or method(*a))
+    run(data, model.eval(), epochs=2)
+    # Three steps, a validation of one batch; after the first epoch and for the kept one a snapshot.
+    assert modes == [True, True, True, False, False, True, True, True, False, False]
+    assert not model.training
+
+
 @pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 2), (2, 5), (3, 6)], ids=lambda value: str(value))
 def test_patience_stops_after_epochs_without_a_better_one(run, data, validation_elbos, patience, epochs):
     validation_elbos(-50.0, -60.0, -40.0, -45.0, -41.0, -42.0)
@@ -203,3 +224,51 @@ def test_weights_ruined_by_the_very_last_step_are_not_handed_on(run, data, unval
     # The only step has a finite loss; its rate overflows float32, and so do the weights that it leaves.
     with pytest.raises(WorkError, match="epoch 1"):
         run(data if validated else unvalidated, epochs=1, batch_size=150, learning_rate=1e39, schedule="constant")
+
+
+# --- Those who watch
+
+
+def test_progress_is_shown_after_every_epoch(run, data):
+    seen = []
+    progress, _ = run(data, after_epoch=lambda now: seen.append((now.epoch, [*now.history], now.best_epoch)))
+    assert [epoch for epoch, *_ in seen] == [1, 2, 3]
+    assert [history for _, history, _ in seen] == [progress.history[:epoch] for epoch in (1, 2, 3)]
+    assert seen[-1][2] == progress.best_epoch
+
+
+def test_progress_is_shown_when_a_run_resumes_before_it_continues(run, data, tmp_path):
+    run(data, checkpoints=tmp_path, epochs=2, keep_checkpoint=True, **OFTEN)
+    seen = []
+    run(data, checkpoints=tmp_path, epochs=4, after_epoch=lambda now: seen.append(len(now.history)), **OFTEN)
+    assert seen == [2, 3, 4]
+
+
+def test_a_run_finishes_after_an_epoch_when_asked_and_keeps_the_best_one(run, data, validation_elbos):
+    validation_elbos(-50.0, -40.0, -45.0)
+    answers = iter((False, False, True))
+    progress, model = run(data, epochs=9, finish_now=lambda: next(answers))
+    assert (progress.epoch, progress.best_epoch, len(progress.history)) == (3, 2, 3)
+    assert all(torch.equal(tensor, progress.best[name]) for name, tensor in model.state_dict().items())
+    assert list(progress.snapshots) == [1, 2]
+
+
+def test_a_run_is_not_asked_before_its_first_epoch_nor_after_its_last(run, data, validation_elbos):
+    assert run(data, epochs=3, finish_now=lambda: True)[0].epoch == 1
+    asked = []
+    run(data, epochs=3, finish_now=lambda: asked.append(1))
+    assert len(asked) == 2
+    asked.clear()
+    validation_elbos(-40.0, -50.0)
+    run(data, epochs=3, patience=1, finish_now=lambda: asked.append(1))
+    assert len(asked) == 1, "after the first epoch, but not after the one that ended the run"
+
+
+def test_a_run_that_was_finished_early_continues_to_what_it_would_have_become(run, data, tmp_path):
+    keys = {"epochs": 4, "schedule": "one_cycle", "ema_decay": 0.9}
+    run(data, checkpoints=tmp_path, finish_now=lambda: True, checkpoint_every=100, **keys)
+    continued, continued_model = run(data, checkpoints=tmp_path, **keys)
+    whole, whole_model = run(data, **keys)
+    assert continued.history == whole.history
+    assert same_weights(continued_model, whole_model)
+    assert all(torch.equal(images, continued.snapshots[epoch]) for epoch, images in whole.snapshots.items())

@@ -6,6 +6,7 @@ import torch
 from tests.training.conftest import SPLITS, same_weights
 
 pytestmark = pytest.mark.usefixtures("lean")
+pytestmark = pytest.mark.usefixtures("lean")
 
 
 def columns(*splits):

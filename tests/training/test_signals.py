@@ -9,6 +9,7 @@ from tests.training.conftest import broken, same_weights
 from vae.errors import WorkError
 
 pytestmark = pytest.mark.usefixtures("lean")
+pytestmark = pytest.mark.usefixtures("lean")
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 

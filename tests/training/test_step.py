@@ -77,30 +77,37 @@ def test_every_draw_is_a_new_one():
 # --- The step
 
 
-def train_by_hand(model, images, binarize, settings):
+def train_by_hand(model, images, draw, settings):
     """Plain PyTorch: shuffled mini-batches, the ELBO written out, Adam.
 
     Gives the moving average of the weights, and the sums of log-likelihood and KL over the last epoch.
     """
     parameters = list(model.parameters())
-    adam = torch.optim.Adam(parameters, eps=settings.adam_epsilon)
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == many] for many in (True, False))
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0}]
+    adam = torch.optim.AdamW(groups, eps=settings.adam_epsilon, betas=(settings.adam_beta1, 0.999))
     average = [parameter.detach().clone() for parameter in parameters]
     steps_per_epoch = math.ceil(len(images) / settings.batch_size)
     rates = learning_rates(settings, steps_per_epoch * settings.epochs).tolist()
     for epoch in range(settings.epochs):
         sums = np.zeros(2)
-        for batch, chosen in enumerate(torch.randperm(len(images)).split(settings.batch_size)):
+        order = torch.randperm(len(images)) if settings.shuffle else torch.arange(len(images))
+        for batch, chosen in enumerate(order.split(settings.batch_size)):
             x = images[chosen] / 255
-            if binarize:
+            if draw:
                 # Sixteen bits of noise per pixel, four pixels from one random number.
                 numbers = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
                 noise = numbers.numpy().view(np.int16)[: x.numel()].reshape(x.shape).astype(np.float64)
                 x = torch.from_numpy((noise + 2**15) / 2**16 < x.double().numpy()).float()
-            mean, log_scale = model.posterior.head(model.encoder(x.view(-1, 1, 8, 8))).chunk(2, dim=-1)
-            z = mean + log_scale.exp() * torch.randn(mean.shape)
+            mean, log_scale = model.posterior.head(model.features(x.view(-1, 1, 8, 8))).chunk(2, dim=-1)
+            noise = torch.randn(mean.shape)
+            z = mean + log_scale.exp() * noise
             logits = model.decoder(z).view(x.shape)
             log_likelihood = -binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(-1)
-            kl = (mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(-1) / 2
+            if settings.kl == "sampled":  # log q(z | x) - log p(z)
+                kl = (z**2 - noise**2).sum(-1) / 2 - log_scale.sum(-1)
+            else:
+                kl = (mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(-1) / 2
             index = epoch * steps_per_epoch + batch
             warm_up = settings.kl_warmup_epochs * steps_per_epoch
             weight = settings.beta * (min(1, (index + 1) / warm_up) if warm_up else 1)
@@ -111,7 +118,10 @@ def train_by_hand(model, images, binarize, settings):
                 norm = math.sqrt(sum(parameter.grad.square().sum().item() for parameter in parameters))
                 for parameter in parameters:
                     parameter.grad *= min(1, settings.gradient_clip / norm)
-            adam.param_groups[0]["lr"] = rates[index]
+            for parameter in parameters if settings.normalize_gradients else []:
+                parameter.grad /= parameter.grad.norm() + 1e-7
+            for group in adam.param_groups:
+                group["lr"] = rates[index]
             adam.step()
             for mean_weight, parameter in zip(average, parameters, strict=True):
                 mean_weight *= settings.ema_decay
@@ -129,6 +139,11 @@ CHANGES = [
     {"kl_warmup_epochs": 2},
     {"beta": 0.5},
     {"adam_epsilon": 0.01},
+    {"adam_beta1": 0.5},
+    {"weight_decay": 5.0},
+    {"shuffle": False},
+    {"kl": "sampled", "kl_warmup_epochs": 2},
+    {"normalize_gradients": True, "adam_epsilon": 0.01},
     {"gradient_clip": 5, "ema_decay": 0.8, "kl_warmup_epochs": 1, "beta": 3},
 ]
 
@@ -137,16 +152,16 @@ def describe(changes):
     return ", ".join(f"{key} {value}" for key, value in changes.items()) or "default"
 
 
-@pytest.mark.parametrize("binarize", [False, True], ids=["as they are", "drawn"])
+@pytest.mark.parametrize("draw", [False, True], ids=["as they are", "drawn"])
 @pytest.mark.parametrize("changes", CHANGES, ids=describe)
-def test_steps_equal_plain_pytorch(lean, make_model, make_train, images, changes, binarize):
+def test_steps_equal_plain_pytorch(lean, make_model, make_train, images, changes, draw):
     settings = make_train(epochs=3, **changes)
     model, by_hand = make_model(), make_model()
-    step = Step(model, images, binarize, settings)
+    step = Step(model, images, draw, settings)
     torch.manual_seed(1)
     run_epochs(step, settings.epochs)
     torch.manual_seed(1)
-    average, sums = train_by_hand(by_hand, images, binarize, settings)
+    average, sums = train_by_hand(by_hand, images, draw, settings)
     # Nine steps of float32 rounding: differences of 1e-7 were seen, and steps are of 1e-2.
     for ours, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
@@ -171,6 +186,14 @@ def test_an_epoch_takes_each_image_once_in_an_order_of_its_own(lean, make_model,
         orders.append(step.order.tolist())
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(150))
     assert orders[0] != orders[1]
+
+
+def test_without_shuffling_every_epoch_takes_the_images_in_their_order(lean, make_model, make_train, images):
+    step = Step(make_model(), images, False, make_train(shuffle=False))
+    before = torch.get_rng_state()
+    step.begin_epoch()
+    assert step.order.tolist() == list(range(150))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_labels_go_with_their_images_to_a_conditional_model_alone(lean, make_settings, make_train, images, monkeypatch):

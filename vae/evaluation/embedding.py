@@ -12,8 +12,10 @@ def embed(points: np.ndarray, method: Literal["tsne", "pca"], perplexity: float,
     """Map points of shape (n, latent_dim) to two dimensions, shape (n, 2), reproducibly.
 
     t-SNE (van der Maaten & Hinton 2008) starts from the principal components; its perplexity is lowered if
-    there are too few points for it.
+    there are too few points for it. Points that are all the same, as after a posterior collapse, map to zeros.
     """
+    if np.ptp(points, axis=0).max() == 0:
+        return np.zeros((len(points), 2), np.float32)  # t-SNE would divide by zero, or crash
     if method == "pca":
         # A one-dimensional latent space gets a second dimension of zeros.
         padded = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))

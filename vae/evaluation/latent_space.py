@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -113,7 +114,9 @@ def classify(training: Tensor, training_labels: Tensor, means: Tensor, labels: T
     """
     given, known, asked, answers = (part.numpy() for part in (training, training_labels, means, labels))
     with threadpool_limits(1):
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(given, known)
+        # There is nothing to regress on a single class.
+        learner = LogisticRegression(max_iter=1_000) if len(np.unique(known)) > 1 else DummyClassifier()
+        probe = make_pipeline(StandardScaler(), learner).fit(given, known)
         neighbors = KNeighborsClassifier(min(_NEIGHBORS, len(given)), algorithm="brute").fit(given, known)
         predicted = neighbors.predict(asked)
         clusters = _clusters(asked, len(np.unique(answers)), seed)

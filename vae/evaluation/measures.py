@@ -53,6 +53,7 @@ _GROUPS = {
         "train_elbo": ("Training ELBO", _NATS, ".2f", "mean over the kept epoch's steps"),
         "validation_elbo": ("Validation ELBO", _NATS, ".2f", "on images held out from training"),
         "best_epoch": ("Epoch kept", "epoch", ".0f", "after which the stored weights were taken"),
+        "epochs": ("Epochs trained", "epochs", ".0f", "where the run was ended by hand before its last one"),
     },
     "reconstruction": {
         "reconstruction_mse": ("Squared error", "per pixel", ".4f", "of pixels in [0, 1]; lower is better"),

@@ -147,9 +147,11 @@ def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     return distances, indices
 
 
-def distance_ratio(distances: Tensor, usual: Tensor) -> float:
+def distance_ratio(distances: Tensor, usual: Tensor) -> dict[str, float]:
     """The median distance of samples to their nearest training images, divided by that of test images.
 
-    Both have shape (n,). A ratio far below 1 means that the model repeats training images.
+    Both have shape (n,). A ratio far below 1 means that the model repeats training images. There is none if most test
+    images are copies of training images.
     """
-    return (distances.median() / usual.median()).item()
+    ratio = (distances.median() / usual.median()).item()
+    return {"neighbor_distance_ratio": ratio} if usual.median() else {}

@@ -48,7 +48,7 @@ def reconstructions(results: Results) -> Figure:
     chosen = results.first_of_each_class(_EXAMPLES)
     originals, inputs = results.originals(chosen), results.inputs(chosen)
     decoded = reconstruct(results.model, inputs, results.labels[chosen])
-    return reconstructions_figure(originals, inputs, decoded, results.classes, results.caption)
+    return reconstructions_figure(originals, inputs, decoded, results.present, results.caption)
 
 
 def reconstructions_figure(
@@ -88,10 +88,10 @@ def reconstructions_figure(
 def reconstructions_extremes(results: Results) -> Figure:
     """The test images of each class with the lowest and the highest reconstruction NLL."""
     nll = results.latents["reconstruction_nll"]
-    chosen = extremes_of_each_class(nll, results.labels, len(results.classes), _EXTREMES)
+    chosen = extremes_of_each_class(nll, results.labels, _EXTREMES)
     originals, inputs = results.originals(chosen), results.inputs(chosen)
     decoded = reconstruct(results.model, inputs, results.labels[chosen])
-    return reconstructions_extremes_figure(originals, inputs, decoded, nll[chosen], results.classes, results.caption)
+    return reconstructions_extremes_figure(originals, inputs, decoded, nll[chosen], results.present, results.caption)
 
 
 def reconstructions_extremes_figure(
@@ -139,7 +139,7 @@ def reconstructions_by_epoch(results: Results) -> Figure:
     """The snapshots taken during training."""
     chosen, epochs, decoded = (results.snapshots[name] for name in ("indices", "epochs", "probabilities"))
     originals, inputs = results.originals(chosen), results.inputs(chosen)
-    return reconstructions_by_epoch_figure(originals, inputs, decoded, epochs, results.classes, results.caption)
+    return reconstructions_by_epoch_figure(originals, inputs, decoded, epochs, results.present, results.caption)
 
 
 def reconstructions_by_epoch_figure(

@@ -56,39 +56,43 @@ class Results(NamedTuple):
         """The model's input for these images, in the same shape."""
         return self.test.images.numpy()[chosen] / 255
 
+    @property
+    def present(self) -> list[str]:
+        """The names of the classes that have test images, in the order of `first_of_each_class`."""
+        return [self.classes[label] for label in np.unique(self.labels)]
+
     def first_of_each_class(self, count: int) -> np.ndarray:
-        """Indices of each class's first test images, at most `count`: (classes, examples)."""
-        return first_of_each_class(self.labels, len(self.classes), count)
+        """Indices of each present class's first test images, at most `count`: (classes, examples)."""
+        return first_of_each_class(self.labels, count)
 
 
-def first_of_each_class(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
     """Find the first images of each class: as many per class as the rarest class has, at most `count`.
 
     Args:
         labels: class of each image, int64 of shape `(n,)`.
-        classes: number of classes, each of which occurs in `labels`.
         count: maximum number of images per class.
 
     Returns:
-        Indices into `labels`, of shape `(classes, examples)`.
+        Indices into `labels`, of shape `(classes, examples)`, for the classes that occur in `labels`.
     """
-    return extremes_of_each_class(np.zeros(len(labels)), labels, classes, count)[0]
+    return extremes_of_each_class(np.zeros(len(labels)), labels, count)[0]
 
 
-def extremes_of_each_class(values: np.ndarray, labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+def extremes_of_each_class(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     """Find the images of each class with the lowest and the highest values; ties keep their order.
 
     Args:
         values: one number per image, of shape `(n,)`.
         labels: class of each image, int64 of shape `(n,)`.
-        classes: number of classes, each of which occurs in `labels`.
         count: maximum number of images per class; lowered to the size of the rarest class.
 
     Returns:
         Indices of shape `(2, classes, examples)`: the lowest, rising, and the highest, falling.
     """
-    examples = min(count, np.bincount(labels, minlength=classes).min())
-    members = [np.flatnonzero(labels == label) for label in range(classes)]
+    present, counts = np.unique(labels, return_counts=True)
+    examples = min(count, counts.min())
+    members = [np.flatnonzero(labels == label) for label in present]
     ends = [
         [found[np.argsort(sign * values[found], kind="stable")[:examples]] for found in members] for sign in (1, -1)
     ]

@@ -36,7 +36,7 @@ def uncertainty(results: Results) -> Figure:
     inputs, labels = results.inputs(chosen), results.labels[chosen]
     seed = derive(results.settings.seed, "plot.uncertainty")
     parts = split_variance(results.model, inputs, labels, _POSTERIOR_DRAWS, seed)
-    return uncertainty_figure(inputs, *parts, results.classes, results.caption)
+    return uncertainty_figure(inputs, *parts, results.present, results.caption)
 
 
 def uncertainty_figure(

@@ -189,7 +189,7 @@ def _describe(schema: dict[str, Any]) -> str:
         most = f" of at most {schema['maxItems']} items" if "maxItems" in schema else ""
         return f"a list{most}, each item {_describe(_resolve(schema['items']))}"
     if schema["type"] == "string":
-        return "a URL (http, https, file) or a path that starts with / or ."
+        return schema["description"]
     if schema["type"] == "boolean":
         return "true or false"
     words = "a whole number" if schema["type"] == "integer" else "a number"

@@ -8,12 +8,13 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vae.errors import memory_reason, printable
 from vae.files import replacing, write_json
 
 _LAST, _BEFORE, _PARTS = "last.pt", "before.pt", "identity.json"
@@ -43,18 +44,29 @@ def write(folder: Path, state: Mapping[str, Any]) -> None:
     (folder / "next.pt").replace(folder / _LAST)
 
 
-def read(folder: Path) -> dict[str, Any] | None:
-    """The newest intact state in `folder`, or None; prints a line for each damaged state."""
+def read(folder: Path, check: Callable[[Any], None] = lambda state: None) -> dict[str, Any] | None:
+    """The newest state in `folder` that is intact and for which `check` raises nothing, or None.
+
+    Any other state is set aside, with a line that says why.
+    """
     for name in (_LAST, _BEFORE):
         path = folder / name
         if not path.exists():
             continue
         contents = path.read_bytes()
-        if hashlib.sha256(contents[32:]).digest() == contents[:32]:
-            return torch.load(io.BytesIO(contents[32:]), map_location="cpu", weights_only=True)
-        # Moved away, so that the next write does not make it the reserve in place of an intact one.
-        path.replace(path.with_suffix(".damaged"))
-        print(f"{path}: damaged, set aside; trying the checkpoint before it")
+        try:
+            if hashlib.sha256(contents[32:]).digest() != contents[:32]:
+                raise ValueError("damaged")
+            state = torch.load(io.BytesIO(contents[32:]), map_location="cpu", weights_only=True)
+            check(state)
+            return state
+        except Exception as error:  # a file may hold anything
+            if memory_reason(error):
+                raise
+            # Moved away, so that the next write does not make it the reserve in place of an intact one.
+            path.replace(path.with_suffix(".damaged"))
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            print(f"{path}: {printable(reason)}, set aside; trying the checkpoint before it")
     return None
 
 

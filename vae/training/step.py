@@ -73,8 +73,9 @@ class Step:
         self.behind: torch.cuda.Event | None = None
 
     def begin_epoch(self) -> None:
-        """Shuffle the images, and reset counters and totals."""
-        torch.randperm(len(self.order), out=self.order)
+        """Shuffle the images if the settings say so, and reset counters and totals."""
+        if self.settings.shuffle:
+            torch.randperm(len(self.order), out=self.order)
         for started in (self.batch, self.losses, self.totals):
             started.zero_()
 
@@ -125,12 +126,14 @@ class Step:
         labels = None if self.labels is None else self.labels.index_select(0, chosen)
         inputs = Inputs(images, labels, self.kl_weight)
         if size not in self.gradients:
-            self.gradients[size] = self._make_gradients(inputs)
+            self.gradients[size] = self._make_gradients(inputs, size)
         loss, *terms, gradients = self.gradients[size](inputs)
         with torch.no_grad():
             if self.settings.gradient_clip:
                 norm = nn.utils.get_total_norm(gradients, foreach=True)
                 torch._foreach_mul_(gradients, (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1))
+            if self.settings.normalize_gradients:
+                adam.normalize(gradients)
             self._update(gradients)
             if self.average:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - self.settings.ema_decay)
@@ -139,8 +142,9 @@ class Step:
             torch.where(self.slots == self.batch, loss, self.losses, out=self.losses)
             self.counters += 1
 
-    def _make_gradients(self, inputs: Inputs) -> Gradients:
-        if self.settings.step == "compiled":
+    def _make_gradients(self, inputs: Inputs, size: int) -> Gradients:
+        # An epoch's last, smaller mini-batch is not worth the time of the compiler.
+        if self.settings.step == "compiled" and size == self.settings.batch_size:
             try:
                 return compiled(self.model, self.settings, inputs)
             except CannotCompile as reason:
@@ -148,7 +152,7 @@ class Step:
                     raise self._refusal("compiled", reason) from reason
                 print(f"training without compiling the step, as the compiler fails: {reason}", flush=True)
                 self.settings = self.settings.model_copy(update={"step": "recorded"})
-        if self.settings.step == "recorded":
+        if self.settings.step in ("compiled", "recorded"):
             return recorded(self.model, self.settings, inputs)
         return by_programs(self.model, self.settings)
 
@@ -160,7 +164,9 @@ class Step:
             self.square_means,
             rate=self.rate,
             updates=self.updates,
+            beta1=self.settings.adam_beta1,
             epsilon=self.settings.adam_epsilon,
+            weight_decay=self.settings.weight_decay,
         )
 
     def _capture(self, size: int) -> None:

@@ -10,9 +10,9 @@ from vae.device import seeded
 from vae.model import VAE
 from vae.model.bounds import elbo_terms, weight_terms
 
-# Images per batch, on which an image's random numbers depend: small enough for a CPU's cache, large enough for few
-# launches on a GPU.
-_BATCH = {"cpu": 1_000, "cuda": 5_000}
+# Images per batch, on which an image's random numbers depend: small enough for a CPU's cache and for the memory
+# of a GPU beside a wide convolutional model, large enough for few launches there.
+_BATCH = {"cpu": 1_000, "cuda": 2_500}
 
 
 def mean_terms(model: VAE, split: Split, seed: int) -> tuple[float, float]:

@@ -35,6 +35,17 @@ def test_the_diagonal_posterior_has_mean_and_logarithm_of_scale_from_one_layer()
     np.testing.assert_allclose(q.log_prob(z).detach(), expected, **TOLERANCE)
 
 
+def test_a_clipped_log_variance_stays_in_tomczak_and_wellings_range():
+    clipped, free = DiagonalNormal(4, 3, clipped=True), DiagonalNormal(4, 3)
+    free.load_state_dict(clipped.state_dict())
+    features = 20 * torch.randn(50, 4)
+    log_variance = 2 * free(features).stddev.log()
+    assert log_variance.min() < -6
+    assert log_variance.max() > 2
+    torch.testing.assert_close(2 * clipped(features).stddev.log(), log_variance.clamp(-6, 2))
+    assert torch.equal(clipped(features).mean, free(features).mean)
+
+
 def test_the_full_posterior_has_mean_and_cholesky_factor_from_one_layer():
     posterior, features, z = FullCovariance(4, 3), torch.randn(5, 4), torch.randn(5, 3)
     outputs = head_in_numpy(posterior, features)
