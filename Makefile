@@ -30,7 +30,7 @@ repro: $(READY)  ## Run the whole pipeline on MNIST; unchanged stages are skippe
 verify: $(READY)  ## Compare the metrics of a finished run with the committed ones: exit status 0 or 1
 	python -m tools.verify
 
-pictures: $(READY)  ## Refresh docs/pictures from a finished run
+pictures: $(READY)  ## Refresh the pictures and metrics in README.md and docs/ from a finished run
 	python -m tools.pictures
 
 # The test processes share the cores, so waiting threads must not spin, as OpenMP's do by default.
@@ -64,7 +64,7 @@ lint: $(READY)  ## Check style and format
 	ruff check .
 	ruff format --check .
 
-bench: $(READY)  ## Time the trainer beside plain Pyro and bare PyTorch (about 10 minutes)
+bench: $(READY)  ## Time the trainer against plain Pyro and bare PyTorch (about 10 minutes)
 	python -m benchmarks.run
 
 # Without `setup`, as the machine may have no package index: .venv's Python if there is one, otherwise PYTHON.

@@ -51,7 +51,7 @@ def run_tests(seconds: float) -> Figures:
 
 
 def run_benchmark(seconds: float, folder: Path) -> Figures:
-    """Time the trainer beside plain Pyro and bare PyTorch; what was measured before a failure is kept."""
+    """Time the trainer against plain Pyro and bare PyTorch; what was measured before a failure is kept."""
     output = folder / "benchmark.json"
 
     def figures(printed: str) -> Figures:
@@ -65,7 +65,7 @@ def run_benchmark(seconds: float, folder: Path) -> Figures:
 
 
 def parts(project: Project) -> list[Part]:
-    """What is run, what matters most first; the longest are last, where time may run out."""
+    """What is run, the most important first; the longest are last, where time may run out."""
     proofs = [
         Part("preparation", 30, project.prepare),
         Part("training", 60, project.train),

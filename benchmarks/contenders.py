@@ -140,7 +140,7 @@ def _bare_step(model: VAE, images: Tensor, settings: Train) -> tuple[Callable[[T
     total = torch.zeros((), device=images.device)
 
     def step(chosen: Tensor) -> None:
-        loss = bare_loss(model, pixels(images.index_select(0, chosen), draw=True))
+        loss = bare_loss(model, pixels(images.index_select(0, chosen), binarize=True))
         optimizer.zero_grad()
         (loss / len(chosen)).backward()
         optimizer.step()

@@ -332,7 +332,7 @@ def _epoch_values(seconds: list[float], images: int, floor: float, scaled_to: in
     median = statistics.median(seconds)
     return {
         "images": images,
-        "ms_an_epoch": 1000 * median * scaled_to / images,
+        "ms_per_epoch": 1000 * median * scaled_to / images,
         "images_per_second": images / median,
         "floor_ms": 1000 * floor * scaled_to / images,
         "share_of_floor": floor / median,

@@ -1,4 +1,4 @@
-"""Time the trainer beside plain Pyro, bare PyTorch and the arithmetic: `python -m benchmarks.run`.
+"""Time the trainer against plain Pyro, bare PyTorch and the arithmetic: `python -m benchmarks.run`.
 
 It prints four tables in Markdown and writes every single timing, with machine and versions, as JSON. What fails is
 a row that says why, and makes the exit status 1.
@@ -29,7 +29,7 @@ Rows = list[measurements.Row]
 
 RESULTS = Path("benchmarks/results")
 
-_EPOCH = {"ms per epoch": "{ms_an_epoch:,.1f}", "images/s": "{images_per_second:,.0f}"}
+_EPOCH = {"ms per epoch": "{ms_per_epoch:,.1f}", "images/s": "{images_per_second:,.0f}"}
 _SHARE = {"share of the floor": "{share_of_floor:.0%}"}
 _CASE = {"network": "{network}", "batch": "{batch_size:d}", "epoch": "{contender}"}
 _RATIOS = {"speed-up over (a)": "{speed_up_over_pyro:.2f}", "time over (d)": "{time_over_bare:.2f}"}
@@ -101,7 +101,7 @@ def _note(name: str, rows: list[measurements.Row], options: argparse.Namespace, 
         fewer = {row["network"]: row["images"] for row in rows if row.get("images", options.images) != options.images}
         scaled = "".join(f"; {network} was timed on {n:,} images and scaled" for network, n in fewer.items())
         where = "of the device" if device.type == "cuda" else "of a process of its own"
-        peak = f" Peak memory: {where}, beside the data set." if options.memory else ""
+        peak = f" Peak memory: {where}, without the data set." if options.memory else ""
         return f"An epoch of {options.images:,} images, {medians}{scaled}.{peak}"
     if name == "growth":
         return f"How the trainer's epoch grows from 784-400-50 at batch 256, float32, {medians}."

@@ -58,4 +58,4 @@ def _median(call: Callable[[], object], repeats: int) -> float:
 
 
 if __name__ == "__main__":
-    print(table(COLUMNS, measure(load_settings())))
+    print(table(COLUMNS, measure(load_settings("params.yaml"))))

@@ -24,6 +24,7 @@ from vae.errors import (
 if TYPE_CHECKING:
     from vae.settings import Settings
 
+SETTINGS = "params.yaml"
 LOCK = Path("data/.checkpoints/stage.lock")
 POLL = 1  # seconds after which a stage looks again whether its DVC and its folder are there
 GRACE = 10  # seconds for a stage that was asked to stop to save its state
@@ -88,12 +89,10 @@ if sys.argv[:1] == ["-m"]:
 
 def run(stage: Callable[["Settings"], None]) -> None:
     """Run a stage on the settings in params.yaml; errors become a message and an exit status."""
-    from vae.settings import load_settings
-
     try:
         if len(sys.argv) > 1:
             raise InputError(f"{sys.argv[1]}: a stage takes no arguments; its settings are in params.yaml")
-        settings = load_settings()
+        settings = _load_settings()
         with _signals_as_exceptions(), alone(), _watched():
             stage(settings)
     except MissingFile as error:
@@ -124,6 +123,15 @@ def run(stage: Callable[["Settings"], None]) -> None:
         _fail(130, "interrupted")
 
 
+def _load_settings() -> "Settings":
+    from vae.settings import load_settings
+
+    try:
+        return load_settings(SETTINGS)
+    except MissingFile as error:
+        raise InputError(f"{error}; run from the project's root") from error
+
+
 def _fail(status: int, message: str) -> NoReturn:
     with suppress(BrokenPipeError):
         print(f"error: {message}", file=sys.stderr)
@@ -152,7 +160,7 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Hold the folder's lock: if DVC is killed its stage keeps running, and no other stage may start beside it.
+    """Hold the folder's lock: if DVC is killed its stage keeps running, and no other stage may start meanwhile.
 
     Raises:
         WorkError: another process has held it for longer than an orphaned stage needs to end.
@@ -171,7 +179,7 @@ def alone() -> Iterator[None]:
 @contextmanager
 def _watched() -> Iterator[None]:
     """End this stage within seconds once the DVC process that started it or its working folder is gone."""
-    parents = _parents() if os.getppid() == _PARENT else (_PARENT,)
+    parents = _parents() if "DVC_STAGE" in os.environ and os.getppid() == _PARENT else (_PARENT,)
     ended = threading.Event()
     threading.Thread(target=_watch, args=(parents, ended), daemon=True).start()
     try:
@@ -206,7 +214,7 @@ def _what_is_gone(parents: tuple[int, ...]) -> str | None:
 
 def _parents() -> tuple[int, ...]:
     """The process that started this one and, if that is a shell, the one that started the shell."""
-    import psutil
+    import psutil  # comes with DVC, without which this is not called
 
     with suppress(psutil.Error):
         parent = psutil.Process(os.getppid())

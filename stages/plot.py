@@ -10,20 +10,22 @@ from vae.errors import UnfitFile
 from vae.files import read_numbers, read_table, replacing
 from vae.model import load_trained
 from vae.pictures import PICTURES
+from vae.pictures.captions import describe
 from vae.pictures.results import Results
 from vae.settings import Settings
 
 
 def plot(settings: Settings) -> None:
     """Draw the results of the earlier stages; nothing is written until every picture is drawn."""
-    results = _read(settings)
+    results = read_results(settings)
     figures = {picture.name: picture.draw(results) for picture in PICTURES if picture.applies(results)}
     for name, figure in figures.items():
         with replacing(f"plots/images/{name}.png") as file:
             figure.savefig(file, format="png", dpi=settings.plot.dpi, metadata={"Software": None})
 
 
-def _read(settings: Settings) -> Results:
+def read_results(settings: Settings) -> Results:
+    """Read the files of the earlier stages."""
     splits, prepared = read_splits("data/prepared", "test")
     test, classes = splits["test"], prepared["classes"]
     model = load_trained("data/model.safetensors", prepared)
@@ -33,6 +35,7 @@ def _read(settings: Settings) -> Results:
         model=model,
         test=test,
         classes=classes,
+        caption=describe(model.metadata, model.settings.likelihood),
         snapshots=_read_snapshots(labels, epochs=epochs, **sizes),
         latents=artifacts.read_latents("data/latents.npz", labels, len(classes), latent=model.latent_dim),
         samples=artifacts.read("data/samples.npz", artifacts.SAMPLES, classes=len(classes), **sizes),

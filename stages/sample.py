@@ -37,7 +37,7 @@ def sample(settings: Settings) -> None:
     drawn = generate(model, n, settings.sample.seed)
     real, trained_on = (images.to(device) for images in sets)
     judged = [judging.judge(classifier, images) for images in (drawn, real, trained_on)]
-    scores = metrics(*judged, settings.sample.neighbours)
+    scores = metrics(*judged, settings.sample.neighbors)
 
     known = known.to(device)
     distances, indices = nearest(drawn[:COMPARED], known)
@@ -46,7 +46,7 @@ def sample(settings: Settings) -> None:
     probabilities = judged[0].probabilities[:SHOWN]
     kept = {
         "samples": drawn[:SHOWN],
-        "neighbours": known[indices[:SHOWN]],
+        "neighbors": known[indices[:SHOWN]],
         "distances": distances[:SHOWN],
         "predicted": probabilities.argmax(dim=1),
         "confidence": confidence(probabilities),

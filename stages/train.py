@@ -17,7 +17,7 @@ from vae.files import write_arrays, write_csv, write_json
 from vae.identity import code_identity, machine, versions
 from vae.model import VAE, make_model, save
 from vae.model.distributions.likelihoods import mark_relaxed
-from vae.settings import Settings, check_pixels
+from vae.settings import Settings, Train, check_pixels
 from vae.training import checkpoints, signals
 from vae.training.choices import resolved
 from vae.training.data import Data
@@ -31,7 +31,7 @@ PREPARED, SCRATCH = Path("data/prepared"), Path("data/.checkpoints")
 FINISH = Path("data/.finish")  # created by a person who wants the training to end after its epoch
 OF_LATER_STAGES = (Path("metrics/evaluate.json"), Path("metrics/sample.json"))  # which judge the model
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("stages/train.py", "vae/data/images.py", "vae/data/splits.py", "vae/model", "vae/training")  # as in dvc.yaml
+CODE = ("stages/train.py", "vae/data", "vae/model", "vae/training")  # as in dvc.yaml
 
 
 def train_stage(settings: Settings) -> None:
@@ -49,7 +49,7 @@ def train_stage(settings: Settings) -> None:
         print(f"{other}: not used, {reason}; `python -m tools.checkpoints --remove` removes such folders")
     progress, cut_short = _train(model.to(device), data, settings, folder)
     known = metadata | {"provenance": _provenance(identity)}
-    _write(model, progress, indices, settings.model_copy(update={"train": chosen}), known)
+    _write(model, progress, indices, chosen, known)
     write_progress(progress, settings, cut_short)
     if cut_short:
         print(
@@ -125,15 +125,15 @@ def _provenance(identity: dict[str, Any]) -> dict[str, str]:
     return {"code": checkpoints.digest(identity["code"]), "device": identity["device"], **identity["versions"]}
 
 
-def _write(model: VAE, progress: Progress, indices: np.ndarray, settings: Settings, metadata: dict[str, Any]) -> None:
+def _write(model: VAE, progress: Progress, indices: np.ndarray, train: Train, metadata: dict[str, Any]) -> None:
     known = {
         **metadata,
-        "train": settings.train.model_dump(exclude=set(settings.train.WITHOUT_EFFECT)),
+        "train": train.model_dump(exclude=set(train.WITHOUT_EFFECT)),
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
         "latent_dim": model.latent_dim,
     }
-    save(model, "data/model.safetensors", settings.model, known)
+    save(model, "data/model.safetensors", model.settings, known)
     epochs = np.array(list(progress.snapshots))
     probabilities = torch.stack(list(progress.snapshots.values())).numpy()
     write_arrays("data/snapshots.npz", {"indices": indices, "epochs": epochs, "probabilities": probabilities})

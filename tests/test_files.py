@@ -363,7 +363,7 @@ def test_metadata_that_are_not_finite_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_a_missing_file_is_told_by_its_name(tmp_path, kind):
+def test_a_missing_file_is_reported_by_name(tmp_path, kind):
     path = tmp_path / "no/such/file"
     assert refusal(READERS[kind], path) == f"{path}: not found"
 

@@ -25,7 +25,7 @@ def abandoned() -> dict[Path, str]:
     Raises:
         InputError: the settings are wrong or the prepared data are missing, so that nothing can be said.
     """
-    settings = load_settings()
+    settings = load_settings("params.yaml")
     device = set_up(settings.train.device)
     data, _, metadata = read_data(settings)
     return checkpoints.others(SCRATCH, identify(settings, data, metadata, device))

@@ -20,7 +20,7 @@ Metrics = dict[str, float]
 
 
 class Deviation(NamedTuple):
-    """A metric of a run beside the committed one; None where there is no such value."""
+    """A metric of a run and the committed one; None for a missing value."""
 
     metric: str
     value: float | None
@@ -73,7 +73,7 @@ def read_record(folder: Path) -> Metrics | None:
 
 
 def compare(folder: Path) -> list[Deviation]:
-    """Each metric of a folder's finished run beside the record.
+    """Each metric of a folder's finished run, compared with the record.
 
     Raises:
         InputError: there is no run or no record, or the run has other settings than those committed.
@@ -89,7 +89,7 @@ def compare(folder: Path) -> list[Deviation]:
 
 
 def deviations(run: Mapping[str, float], record: Mapping[str, float]) -> list[Deviation]:
-    """Each metric of either, in the record's order; what stands beside another metric is not compared."""
+    """Each metric of either, in the record's order; standard errors and real-image values are skipped."""
     tolerances = yaml.safe_load(TOLERANCES.read_text())
     return [
         Deviation(key, run.get(key), record.get(key), tolerances.get(key.removeprefix(RELAXED)))

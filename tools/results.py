@@ -80,7 +80,7 @@ their times cannot be compared.
 NOT_RUN_INTRODUCTION = """\
 ## Not run
 
-These experiments have no record, so nothing is known of how close they come to the published numbers. At full length
+These experiments have no record, so it is unknown how close they come to the published numbers. At full length
 most of them need a GPU. (`make demo` runs `demo`, but keeps no record.)
 """
 DEPARTURES_INTRODUCTION = """\

@@ -10,6 +10,7 @@ import numpy as np
 from vae.errors import UnfitFile, WorkError
 from vae.files import read_arrays
 
+FEWEST = 10  # training and test images that the measures, the classifier and the embedding need
 # Each array's type and the names of its sizes, equal names for equal sizes. Bounded values start at 0.
 LATENTS = {
     "mean": "float32 images latent",
@@ -36,7 +37,7 @@ HISTORY = (
 )
 SAMPLES = {
     "samples": "uint8 samples channels height width",
-    "neighbours": "uint8 samples channels height width",
+    "neighbors": "uint8 samples channels height width",
     "distances": "float32 samples",
     "predicted": "int64 samples < classes",
     "confidence": "float32 samples <= 1",

@@ -257,14 +257,14 @@ def test_data_that_lie_there_are_taken_along(project, carried, ran):
 @pytest.mark.parametrize("ends", [True, False])
 def test_what_the_benchmark_measured_is_in_the_same_file(tmp_path, monkeypatch, output, ends):
     def measure(call, seconds):
-        (tmp_path / "benchmark.json").write_text('{"networks": [{"ms_an_epoch": 30.5}]}')
+        (tmp_path / "benchmark.json").write_text('{"networks": [{"ms_per_epoch": 30.5}]}')
         return "| a table |" if ends else fail("did not end within 240 seconds", output="| half a table |")
 
     monkeypatch.setattr(acceptance, "command", measure)
     part = Part("benchmark", 240, lambda seconds: acceptance.run_benchmark(seconds, tmp_path))
     assert run_parts([part], ABOUT, output) == ends
     (row,) = rows(output)
-    assert row["benchmark"] == {"networks": [{"ms_an_epoch": 30.5}]}
+    assert row["benchmark"] == {"networks": [{"ms_per_epoch": 30.5}]}
     page = output.with_suffix(".md").read_text()
     assert ("| a table |" if ends else "| half a table |") in page
 
@@ -307,7 +307,7 @@ def test_without_results_the_readme_says_that_no_gpu_has_run_it(tmp_path):
 
 
 def test_results_are_tables_of_what_passed_and_how_fast(tmp_path):
-    row = {"network": "784-400-50", "batch_size": 256, "contender": "(c)", "ms_an_epoch": 29.5}
+    row = {"network": "784-400-50", "batch_size": 256, "contender": "(c)", "ms_per_epoch": 29.5}
     text = readme.section(results("2030-01-31", networks=[row]))
     for expected in ("Run on 2030-01-31 on one a card (torch 9)", "| failed |", "-86.12", "99.90", "29.5", "make gpu"):
         assert expected in text

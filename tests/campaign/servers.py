@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from tests.campaign.world import ROOT, World, complaints, files, fork
-from tests.data import test_mirrors as web
-from tests.data.published import FILES
+from tests.sources import test_mirrors as web
+from tests.sources.published import FILES
 from vae.data import mirrors
 
 ANSWERS = [answer for answer, _ in (*web.LASTING.values(), *web.PASSING.values())]

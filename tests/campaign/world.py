@@ -262,7 +262,7 @@ def import_everything() -> None:
         importlib.import_module(module.name)
     for stage in PIPELINE:
         importlib.import_module(f"stages.{stage}")
-    for name in ("filelock", "psutil", "sklearn.datasets", "torchvision.datasets", "vae.data.mirrors"):
+    for name in ("filelock", "psutil", "sklearn.datasets", "torchvision.datasets", "vae.sources.mirrors"):
         importlib.import_module(name)
     for stage in PIPELINE:  # runpy warns of modules that are there already
         del sys.modules[f"stages.{stage}"]

@@ -113,7 +113,7 @@ def test_it_trains_on_batches_of_a_single_image(labelled, classify_settings, ima
     assert judge(classifier, split.images).probabilities.isfinite().all()
 
 
-def test_weights_that_are_not_finite_are_told_with_the_rate(first, classify_settings):
+def test_weights_that_are_not_finite_are_reported_with_the_rate(first, classify_settings):
     with pytest.raises(WorkError, match=r"lower classify\.learning_rate \(now 1e\+30\)"):
         train(first, 10, False, classify_settings(epochs=3).model_copy(update={"learning_rate": 1e30}))
 

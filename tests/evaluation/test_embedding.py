@@ -48,7 +48,7 @@ def test_the_seed_matters_where_tsne_starts_at_random():
 
 
 @pytest.mark.parametrize(("n", "expected"), [(10, 3), (31, 10), (40, 10)])
-def test_perplexity_is_lowered_to_a_third_of_the_neighbours(perplexities, n, expected):
+def test_perplexity_is_lowered_to_a_third_of_the_neighbors(perplexities, n, expected):
     assert embed(make_points(n), "tsne", perplexity=10, seed=0).shape == (n, 2)
     assert perplexities == [expected]
 

@@ -52,7 +52,7 @@ def test_no_tensor_of_the_cpu_meets_one_of_the_device(
         findings, _, _, samples = measure_all(model, test, training, evaluate_settings, model.likelihood.binary)
         assert all(array.shape for array in evaluate.arrays(findings._replace(classified=FOUND)).values())
         assert samples.device == device
-        images = pixels(test.images, draw=False)
+        images = pixels(test.images, binarize=False)
         assert model.reconstruct(images, test.labels).device == device
         assert model.decode(model.represent(images, test.labels), test.labels).device == device
 
@@ -73,7 +73,7 @@ def test_samples_are_judged_on_the_device(lean, fake_cuda, monkeypatch):
         judged = judging.judge(classifier.to(device), images)
         assert judged.features.device == judged.probabilities.device == device
         assert nearest(images, images)[1].device == device
-        metrics(judged, judged, judged, neighbours=3)
+        metrics(judged, judged, judged, neighbors=3)
 
 
 # --- A CPU and a GPU

@@ -144,12 +144,12 @@ def test_fewer_images_than_features_have_a_frechet_distance(generator):
 LINE = torch.tensor([[0.0], [1], [3], [7]])
 
 
-@pytest.mark.parametrize(("neighbours", "radii"), [(1, [1, 1, 2, 4]), (2, [3, 2, 3, 6]), (3, [7, 6, 4, 7])])
-def test_a_ball_reaches_to_the_kth_neighbour(neighbours, radii):
-    torch.testing.assert_close(estimate_manifold(LINE, neighbours).squared_radii, torch.tensor(radii).float() ** 2)
+@pytest.mark.parametrize(("neighbors", "radii"), [(1, [1, 1, 2, 4]), (2, [3, 2, 3, 6]), (3, [7, 6, 4, 7])])
+def test_a_ball_reaches_to_the_kth_neighbor(neighbors, radii):
+    torch.testing.assert_close(estimate_manifold(LINE, neighbors).squared_radii, torch.tensor(radii).float() ** 2)
 
 
-def test_a_ball_reaches_to_the_last_neighbour_where_there_are_too_few():
+def test_a_ball_reaches_to_the_last_neighbor_where_there_are_too_few():
     assert torch.equal(estimate_manifold(LINE, 100).squared_radii, estimate_manifold(LINE, 3).squared_radii)
 
 
@@ -250,7 +250,7 @@ def test_copies_of_training_images_are_found_and_have_no_distance(digits):
     assert torch.equal(indices, copies)
     assert distances.tolist() == [0, 0, 0, 0]
     usual, _ = nearest(digits[500:600], digits[:500])
-    assert distance_ratio(distances, usual) == {"neighbour_distance_ratio": 0}
+    assert distance_ratio(distances, usual) == {"neighbor_distance_ratio": 0}
 
 
 def test_a_black_and_a_white_image_are_as_far_apart_as_the_root_of_their_pixels():
@@ -261,7 +261,7 @@ def test_a_black_and_a_white_image_are_as_far_apart_as_the_root_of_their_pixels(
 
 def test_the_ratio_is_of_medians():
     ratio = distance_ratio(torch.tensor([1.0, 3, 100]), torch.tensor([0.0, 2, 2]))
-    assert ratio == {"neighbour_distance_ratio": 1.5}
+    assert ratio == {"neighbor_distance_ratio": 1.5}
 
 
 def test_there_is_no_ratio_to_test_images_that_are_training_images():

@@ -168,7 +168,7 @@ def test_every_combination_trains_and_comes_back_from_its_file(lean, parse, digi
     loaded = load(tmp_path / "model")
     assert type(loaded) is type(model)
     with torch.no_grad():
-        ours, theirs = (outputs_of(each, pixels(images, draw=False), labels) for each in (model.eval(), loaded))
+        ours, theirs = (outputs_of(each, pixels(images, binarize=False), labels) for each in (model.eval(), loaded))
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name
 

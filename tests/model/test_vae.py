@@ -7,10 +7,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 
-import vae
-from vae.errors import InputError
-from vae.files import read_tensors, write_tensors
-from vae.model import load, save
+from tests.model.conftest import sites_of
 from vae.model import saving as models
 from vae.model.bounds import elbo_terms
 from vae.training.initialization import initialize
@@ -18,36 +15,8 @@ from vae.training.initialization import initialize
 IMAGE_SHAPES = [(1, 28, 28), (1, 8, 8), (3, 4, 6)]
 WIDTHS = [[], [16], [16, 12]]
 LEVELS = ["one", "iwae", "hvae", "hvae_branched"]
-CLASSES = ["cat", "dog", "bird"]
 # What `represent` gives: z of size 3, with two levels the upper one's 2 dimensions after it.
 SIZES = {"one": 3, "iwae": 5, "hvae": 5, "hvae_branched": 5}
-
-
-@pytest.fixture
-def small_settings(make_settings):
-    """Give a function: the `model` section of a small model, with some keys changed."""
-    sizes = {"latent_dim": 3, "top_dim": 2, "encoder_widths": [16], "decoder_widths": [16], "inner_widths": [6]}
-    return lambda **keys: make_settings(model=sizes | {"prior": "standard_normal"} | keys).model
-
-
-@pytest.fixture
-def build(small_settings):
-    """Give a function: a small model for 8 x 8 images of three classes, its weights drawn with a seed."""
-
-    def build(**keys):
-        torch.manual_seed(0)
-        return models.make_model(small_settings(**keys), (1, 8, 8), len(CLASSES))
-
-    return build
-
-
-@pytest.fixture
-def saved(small_settings, tmp_path):
-    """A model with weights of its own, the file that it was saved to, and its settings as that file holds them."""
-    settings = small_settings(latent_dim=2, encoder_widths=[5], decoder_widths=[], activation="gelu")
-    model, path = models.make_model(settings, (1, 4, 6), len(CLASSES)), tmp_path / "model.safetensors"
-    save(model, path, settings, {"format": 2, "epochs": 7, "classes": CLASSES})
-    return model, path, settings
 
 
 @pytest.mark.parametrize("image_shape", IMAGE_SHAPES)
@@ -163,17 +132,6 @@ def test_prior_draws_are_standard_normal_under_a_standard_normal_prior(build):
     np.testing.assert_allclose(latents.std(0), 1, atol=4 / 8000**0.5)
 
 
-def test_prior_draws_of_two_levels_put_the_lower_one_first(build):
-    model = build(levels="iwae")
-    latents, _ = model.draw_prior(4000, seed=0)
-    with torch.no_grad():
-        lower = model.inner_prior(latents[:, 3:])
-        standardized = (latents[:, :3] - lower.mean) / lower.stddev
-    for noise in (latents[:, 3:], standardized):
-        np.testing.assert_allclose(noise.detach().mean(0), 0, atol=4 / 4000**0.5)
-        np.testing.assert_allclose(noise.detach().std(0), 1, atol=4 / 8000**0.5)
-
-
 def test_posterior_draws_have_the_posteriors_mean_and_scale(build):
     model, images, labels = build(condition="label"), torch.rand(2, 1, 8, 8), torch.tensor([0, 2])
     drawn, q = model.draw_posterior(images, 4000, 0, labels), model.encode(images, labels)
@@ -195,25 +153,7 @@ def test_draws_of_a_flow_posterior_go_through_its_flow(build):
     assert ((drawn.mean(0) - expected.mean(0)).abs() < 4 * spread * (1 / 4000 + 1 / 20_000) ** 0.5).all()
 
 
-def test_posterior_draws_of_two_levels_come_from_the_chain(build):
-    model, images = build(levels="hvae"), torch.rand(2, 1, 8, 8)
-    with torch.no_grad():
-        drawn, top = model.draw_posterior(images, 4000, seed=0), model.encode(images)
-        z1, z2 = drawn[..., :3], drawn[..., 3:]
-        features = model.features(images).expand(4000, -1, -1)
-        bottom = model.inner_posterior(torch.cat([features, z2], -1))
-    for values, level in ((z2, top), (z1, bottom)):
-        noise = (values - level.mean) / level.stddev
-        np.testing.assert_allclose(noise.mean(0), 0, atol=4 / 4000**0.5)
-        np.testing.assert_allclose(noise.std(0), 1, atol=4 / 8000**0.5)
-
-
 # --- Pyro's view: which sites there are, in which order, and where their distributions come from
-
-
-def sites_of(program, *args):
-    trace = poutine.trace(program).get_trace(*args)
-    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
 
 
 @pytest.mark.parametrize(
@@ -245,31 +185,6 @@ def test_the_guide_draws_z_from_the_posterior(make_model):
     site, q = sites_of(model.guide, images)["z"], model.encode(images)
     assert torch.equal(site["fn"].mean, q.mean)
     assert torch.equal(site["fn"].stddev, q.stddev)
-
-
-def test_the_iwae_model_is_a_chain(build):
-    model, images = build(levels="iwae"), torch.rand(5, 1, 8, 8)
-    drawn = sites_of(model.guide, images)
-    z1, z2 = drawn["z1"]["value"], drawn["z2"]["value"]
-    assert torch.equal(drawn["z1"]["fn"].mean, model.encode(images).mean)
-    assert torch.equal(drawn["z2"]["fn"].mean, model.inner_posterior(z1).mean)
-    replayed = sites_of(poutine.condition(model.model, {"z1": z1, "z2": z2}), images)
-    assert torch.equal(replayed["z1"]["fn"].mean, model.inner_prior(z2).mean)
-    # The image knows the upper level through the lower one alone; float32, rows cut out of longer ones here.
-    torch.testing.assert_close(replayed["x"]["fn"].mean, model.decode(torch.cat([z1, torch.randn(5, 2)], -1)))
-
-
-def test_the_hvae_feeds_both_levels_to_the_decoder_and_the_upper_one_to_the_posterior(build):
-    model, images = build(levels="hvae"), torch.rand(5, 1, 8, 8)
-    drawn = sites_of(model.guide, images)
-    z1, z2 = drawn["z1"]["value"], drawn["z2"]["value"]
-    assert torch.equal(drawn["z2"]["fn"].mean, model.encode(images).mean)
-    assert torch.equal(drawn["z1"]["fn"].mean, model.inner_posterior(torch.cat([model.features(images), z2], -1)).mean)
-    replayed = sites_of(poutine.condition(model.model, {"z1": z1, "z2": z2}), images)
-    assert torch.equal(replayed["z1"]["fn"].mean, model.inner_prior(z2).mean)
-    for pair in ((z1, z2 + 1), (z1 + 1, z2)):
-        assert not torch.equal(replayed["x"]["fn"].mean, model.decode(torch.cat(pair, -1)))
-    assert torch.equal(replayed["x"]["fn"].mean, model.decode(torch.cat([z1, z2], -1)))
 
 
 def gated_in_numpy(x, *layers):
@@ -339,19 +254,6 @@ def test_encoders_see_pixels_around_0_or_from_0_to_1(build, levels, centered):
     assert len(seen) == (2 if levels == "hvae_branched" else 1)
     for given in seen:
         torch.testing.assert_close(given, 2 * images - 1 if centered else images)
-
-
-@pytest.mark.parametrize("levels", ["iwae", "hvae"])
-def test_a_representation_of_two_levels_is_the_mean_of_each_in_turn(build, levels):
-    model, images = build(levels=levels), torch.rand(5, 1, 8, 8)
-    first = model.encode(images).mean
-    if levels == "iwae":
-        expected = [first, model.inner_posterior(first).mean]
-    else:
-        expected = [model.inner_posterior(torch.cat([model.features(images), first], -1)).mean, first]
-    assert model.latent_dim == 5
-    assert torch.equal(model.represent(images), torch.cat(expected, -1))
-    assert torch.equal(model.reconstruct(images), model.decode(model.represent(images)))
 
 
 def test_pyro_can_train_it_by_itself(make_model, digits):
@@ -472,98 +374,3 @@ def test_pseudo_inputs_start_at_images_each_taken_once(build, make_train, digits
     # A logit and a sigmoid in float32; two digits differ by more than 0.1 in some pixel.
     assert (distances.min(1).values < 1e-6).all()
     assert len(distances.argmin(1).unique()) == 20
-
-
-# --- The file
-
-
-def test_a_loaded_model_equals_the_saved_one(saved):
-    model, path, _ = saved
-    loaded = load(path)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor)
-    assert torch.equal(loaded.reconstruct(torch.ones(3, 1, 4, 6)), model.reconstruct(torch.ones(3, 1, 4, 6)))
-
-
-def test_a_loaded_model_knows_its_settings_and_history(saved):
-    _, path, settings = saved
-    metadata = {"format": 3, "epochs": 7, "classes": CLASSES, "model": settings.model_dump(), "image_shape": [1, 4, 6]}
-    assert load(path).metadata == metadata
-
-
-def test_a_loaded_conditional_model_has_the_files_classes(small_settings, tmp_path):
-    settings = small_settings(condition="label")
-    save(models.make_model(settings, (1, 8, 8), 3), tmp_path / "model", settings, {"classes": CLASSES})
-    loaded = load(tmp_path / "model")
-    assert loaded.classes == 3
-    assert loaded.sample(2, 0, torch.tensor([0, 2])).shape == (2, 1, 8, 8)
-
-
-def test_a_loaded_model_is_fixed(saved):
-    loaded = load(saved[1])
-    assert not loaded.training
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
-
-
-def test_the_package_offers_load_and_names_what_it_lacks(saved):
-    assert vae.load is load
-    with pytest.raises(AttributeError, match="no attribute 'save'"):
-        _ = vae.save
-
-
-def test_equal_models_make_equal_files(saved, tmp_path):
-    _, path, settings = saved
-    save(load(path), tmp_path / "again", settings, {"classes": CLASSES, "epochs": 7})
-    assert (tmp_path / "again").read_bytes() == path.read_bytes()
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="absent: not found"):
-        load(tmp_path / "absent")
-
-
-@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "header cut off"])
-def test_a_damaged_file_is_named(saved, damage):
-    path = saved[1]
-    contents = path.read_bytes()
-    damaged = {"empty": b"", "garbage": b"\xff" * 500, "truncated": contents[:-10], "header cut off": contents[:20]}
-    path.write_bytes(damaged[damage])
-    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
-        load(path)
-
-
-def without(key):
-    return lambda weights, metadata: metadata.pop(key)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        without("model"),
-        without("classes"),
-        without("image_shape"),
-        lambda weights, metadata: metadata["model"].pop("prior"),
-        lambda weights, metadata: metadata["model"].update(prior="unheard of"),
-        lambda weights, metadata: metadata["model"].update(colour="red"),
-        lambda weights, metadata: metadata["model"].update(prior="vampprior", posterior="iaf"),
-        lambda weights, metadata: metadata.update(image_shape=[1, 6, 6]),
-        lambda weights, metadata: metadata.update(image_shape=3),
-        lambda weights, metadata: metadata.update(image_shape=[4, 6]),
-        lambda weights, metadata: metadata.update(classes=None),
-        lambda weights, metadata: weights.pop("posterior.head.bias"),
-        lambda weights, metadata: weights.update(another=torch.zeros(2)),
-    ],
-)
-def test_a_file_of_another_kind_is_no_model(saved, change):
-    path = saved[1]
-    weights, metadata = read_tensors(path)
-    change(weights, metadata)
-    write_tensors(path, weights, metadata)
-    with pytest.raises(InputError, match=r"model\.safetensors: not a model that this code can read"):
-        load(path)
-
-
-def test_a_file_of_something_else_is_no_model(tmp_path):
-    write_tensors(tmp_path / "test.safetensors", {"images": torch.zeros(2, 1, 8, 8)}, {"dataset": "digits"})
-    with pytest.raises(InputError, match=r"test\.safetensors: not a model that this code can read"):
-        load(tmp_path / "test.safetensors")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.published import idx
+from tests.sources.published import idx
 from tests.stages.test_stages import ROOT, SMALL, change, execute
 
 NAMES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")

@@ -66,7 +66,7 @@ def on_fake_cuda(prepared, fake_cuda, monkeypatch):
     """Give a function: run a stage on a CUDA device whose tensors hold no values; gives the arrays that it wrote."""
 
     def run(stage):
-        settings, written = load_settings(), {}
+        settings, written = load_settings("params.yaml"), {}
         model = make_model(settings.model, (1, 8, 8), 10).eval().requires_grad_(False)
         classifier = Classifier((1, 8, 8), 10).eval().requires_grad_(False)
         found = latent_space.Classified(0.5, 0.5, 0.5, 0.5, np.zeros(N, dtype=np.int64))
@@ -123,7 +123,7 @@ def on_meta(prepared, monkeypatch):
         adam = torch.optim.Adam
         monkeypatch.setattr(torch.optim, "Adam", lambda parameters, fused: adam(parameters, foreach=False))
         with MadeUp():
-            stage(load_settings())
+            stage(load_settings("params.yaml"))
         return devices
 
     return run

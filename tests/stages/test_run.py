@@ -127,7 +127,7 @@ def test_a_stage_waits_for_another_one_to_end(project):
 
 
 @pytest.mark.fault
-def test_a_stage_beside_a_long_one_is_refused(project):
+def test_a_second_stage_during_a_long_one_is_refused(project):
     with start_stage(project, 60) as first:
         assert first.stdout.readline() == "works\n"
         second = start_stage(project, 0, "stages.PATIENCE = 0.2")

@@ -138,7 +138,7 @@ def test_every_stage_refuses_wrong_settings_with_one_message_and_status_2(projec
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_says_that_params_yaml_is_missing(project, refusal, name):
     Path("params.yaml").unlink()
-    expected = "params.yaml: cannot be read (No such file or directory); run from the project's root"
+    expected = "params.yaml: not found; run from the project's root"
     assert refusal(name) == (2, expected)
 
 
@@ -219,7 +219,7 @@ def test_a_stage_in_an_empty_folder_says_what_is_missing(project, refusal, name)
 
 @pytest.mark.fault
 @pytest.mark.parametrize(("name", "path"), INPUTS)
-def test_a_missing_input_is_told_by_its_name(copied, refusal, name, path):
+def test_a_missing_input_is_reported_by_name(copied, refusal, name, path):
     Path(path).unlink()
     assert refusal(name) == (2, f"{path}: not found; run `dvc repro` to create it")
 
@@ -227,7 +227,7 @@ def test_a_missing_input_is_told_by_its_name(copied, refusal, name, path):
 @pytest.mark.fault
 @pytest.mark.parametrize("damage", [b"", b"\xff\0\xfe" * 100])
 @pytest.mark.parametrize(("name", "path"), [*INPUTS, ("train", "data/prepared/validation.safetensors")])
-def test_a_damaged_input_is_told_by_its_name(copied, refusal, name, path, damage):
+def test_a_damaged_input_is_reported_by_name(copied, refusal, name, path, damage):
     Path(path).write_bytes(damage)
     status, message = refusal(name)
     assert status == 2
@@ -451,7 +451,7 @@ UNFIT = [
     ("plot", LATENTS, arrays(lambda a: a.update(kl_per_dimension=np.ones(3, np.float32))), "kl_per_dimension: "),
     ("plot", LATENTS, arrays(lambda a: a.update(nll=a["nll"][:7])), "nll: float32 of shape (7,)"),
     ("plot", SAMPLES, arrays(lambda a: a.pop("distances")), "it holds "),
-    ("plot", SAMPLES, arrays(lambda a: a.update(neighbours=a["neighbours"][:3])), "neighbours: uint8 of shape (3,"),
+    ("plot", SAMPLES, arrays(lambda a: a.update(neighbors=a["neighbors"][:3])), "neighbors: uint8 of shape (3,"),
     ("plot", SAMPLES, arrays(lambda a: a.update(samples=a["samples"] / 255)), "samples: float64 of shape"),
     ("plot", SNAPSHOTS, arrays(lambda a: a.update(indices=a["indices"] + 1000)), "indices: values from 1"),
     ("plot", SNAPSHOTS, arrays(lambda a: a.update(indices=a["indices"][::-1])), "its images are not the first"),
@@ -593,7 +593,7 @@ def test_a_stage_that_ends_well_says_nothing_and_gets_the_settings(alone, capsys
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_file_where_a_folder_should_be_is_told_with_its_name(project, refusal):
+def test_a_file_where_a_folder_should_be_is_reported_by_name(project, refusal):
     change(**SMALL)
     Path("data").write_text("a file")
     status, message = refusal("download")

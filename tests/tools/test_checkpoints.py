@@ -43,7 +43,7 @@ def leave(parts, days=0.0):
 
 
 def own_parts():
-    settings = tool.load_settings()
+    settings = tool.load_settings("params.yaml")
     data, _, metadata = tool.read_data(settings)
     return tool.identify(settings, data, metadata, tool.set_up("cpu"))
 

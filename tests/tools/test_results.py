@@ -75,7 +75,7 @@ def test_an_experiment_without_a_record_has_no_figure(write_record):
     assert results.order_row("best", "demo")["epochs"] == "not run"
 
 
-def test_an_order_is_told_in_standard_errors_of_the_difference(write_record):
+def test_an_order_is_given_in_standard_errors_of_the_difference(write_record):
     write_record("best", 5, **METRICS | {"test_nll": 88.5, "test_nll_stderr": 0.4})
     write_record("demo", 5, **METRICS)
     row = results.order_row("best", "demo")

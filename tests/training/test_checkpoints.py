@@ -213,7 +213,7 @@ def test_a_run_has_a_folder_by_all_that_it_depends_on(tmp_path):
     assert len({own, *(make_run(tmp_path, **change) for change in changes)}) == 5
 
 
-def test_other_runs_are_the_folders_beside_that_hold_a_state(tmp_path):
+def test_other_runs_are_the_neighboring_folders_that_hold_a_state(tmp_path):
     own = checkpoints.claim(tmp_path, PARTS)
     assert checkpoints.others(tmp_path, PARTS) == {}
     checkpoints.claim(tmp_path, PARTS | {"threads": 4})
@@ -311,7 +311,7 @@ def folder(tmp_path):
 @pytest.fixture
 def data(digits):
     """150 digits to train on, 60 to validate, 5 to show: three steps per epoch."""
-    return Data(as_split(digits[:150]), as_split(digits[150:210]), as_split(digits[-5:]), draw=True)
+    return Data(as_split(digits[:150]), as_split(digits[150:210]), as_split(digits[-5:]), binarize=True)
 
 
 @pytest.fixture
@@ -382,7 +382,7 @@ def assert_same_result(result, expected):
 
 
 def without_validation(data):
-    return Data(data.train, None, data.showcase, data.draw)
+    return Data(data.train, None, data.showcase, data.binarize)
 
 
 RUNS = [
@@ -423,7 +423,7 @@ def test_a_run_may_be_interrupted_after_any_step(run, data, folder, at_step, ste
 
 
 @pytest.mark.parametrize("steps", [2, 4, 7, 8])
-def test_a_killed_run_goes_on_from_its_last_checkpoint(run, data, folder, at_step, steps):
+def test_a_killed_run_resumes_from_its_last_checkpoint(run, data, folder, at_step, steps):
     expected = run(data)
     at_step(steps, kill)
     with pytest.raises(Killed):
@@ -477,7 +477,7 @@ def test_tf32_ends_with_an_interruption(run, data, at_step):
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-def test_a_resumed_run_says_where_it_goes_on(run, data, folder, at_step, capsys):
+def test_a_resumed_run_says_where_it_resumes(run, data, folder, at_step, capsys):
     at_step(5, terminate)
     with pytest.raises(Interrupted):
         run(data, folder)

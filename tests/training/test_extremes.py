@@ -66,7 +66,7 @@ def test_a_number_at_its_bound_trains_or_is_refused(make_settings, digits, lean,
     monkeypatch.setattr(loop.Step, "__call__", counting)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        train(model, Data(split, as_split(digits[20:30]), as_split(digits[-5:]), draw=True), settings.train)
+        train(model, Data(split, as_split(digits[20:30]), as_split(digits[-5:]), binarize=True), settings.train)
     except WorkError as error:
         assert "not finite" in str(error) and "lower train.learning_rate" in str(error)
     except Interrupted:
@@ -87,5 +87,5 @@ def test_a_gradient_of_zero_stays_zero_with_the_smallest_epsilon(make_settings, 
     model = VAE(settings.model, (1, 8, 8))
     with torch.no_grad():
         model.decoder.bias.fill_(-200)
-    progress = train(model, Data(black, None, black.first(1), draw=True), settings.train)
+    progress = train(model, Data(black, None, black.first(1), binarize=True), settings.train)
     assert progress.epoch == 2

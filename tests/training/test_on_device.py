@@ -159,7 +159,7 @@ def test_the_loss_in_bfloat16_stays_on_the_device(lean, fake_cuda, parse, choice
     model.encoder.register_forward_hook(lambda module, inputs, output: kinds.add(output.dtype))
     with fake_cuda as device:
         model.to(device)
-        images = pixels(torch.zeros(N, 1, 8, 8, dtype=torch.uint8, device=device), draw=True)
+        images = pixels(torch.zeros(N, 1, 8, 8, dtype=torch.uint8, device=device), binarize=True)
         labels = torch.zeros(N, dtype=torch.int64, device=device)
         with autocast(device):
             loss, terms = OBJECTIVES[choice["objective"]](model, (images, labels), 1.0, settings.train)

@@ -59,17 +59,17 @@ def test_rates_of_the_shortest_runs_are_within_bounds(make_train, schedule, step
 
 
 def test_kl_weights_rise_linearly_and_then_stay_at_1(make_train):
-    weights = kl_weights(make_train(kl_warmup_epochs=2), steps=6, steps_an_epoch=2)
+    weights = kl_weights(make_train(kl_warmup_epochs=2), steps=6, steps_per_epoch=2)
     np.testing.assert_array_equal(weights, [0.25, 0.5, 0.75, 1, 1, 1])
 
 
 def test_kl_weights_that_rise_by_epoch_are_constant_within_one(make_train):
     settings = make_train(kl_warmup_epochs=3, kl_warmup_by="epoch", beta=6)
-    np.testing.assert_array_equal(kl_weights(settings, steps=10, steps_an_epoch=2), [2, 2, 4, 4, *[6] * 6])
+    np.testing.assert_array_equal(kl_weights(settings, steps=10, steps_per_epoch=2), [2, 2, 4, 4, *[6] * 6])
 
 
 def test_kl_weights_rise_to_beta(make_train):
-    weights = kl_weights(make_train(kl_warmup_epochs=1, beta=4), steps=4, steps_an_epoch=2)
+    weights = kl_weights(make_train(kl_warmup_epochs=1, beta=4), steps=4, steps_per_epoch=2)
     np.testing.assert_array_equal(weights, [2, 4, 4, 4])
 
 

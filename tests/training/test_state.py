@@ -19,7 +19,7 @@ SETTINGS = {"ema_decay": 0.8, "snapshot_epochs": [1], "epochs": 3}
 @pytest.fixture
 def data(digits):
     """150 digits to train on, 60 to validate, 5 to show: three steps per epoch."""
-    return Data(as_split(digits[:150]), as_split(digits[150:210]), as_split(digits[-5:]), draw=True)
+    return Data(as_split(digits[:150]), as_split(digits[150:210]), as_split(digits[-5:]), binarize=True)
 
 
 @pytest.fixture

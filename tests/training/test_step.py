@@ -36,7 +36,7 @@ def images(digits):
 
 def test_pixels_are_bytes_as_fractions_of_255():
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 8, 8)
-    x = pixels(images, draw=False)
+    x = pixels(images, binarize=False)
     assert x.dtype == torch.float32
     np.testing.assert_allclose(x, np.arange(256).reshape(4, 8, 8) / 255, rtol=1e-6)
 
@@ -44,7 +44,7 @@ def test_pixels_are_bytes_as_fractions_of_255():
 def test_drawn_pixels_are_1_with_their_intensity_as_the_probability():
     draws = 4000
     images = torch.arange(256, dtype=torch.uint8).expand(draws, 256)
-    x = pixels(images, draw=True)
+    x = pixels(images, binarize=True)
     assert x.dtype == torch.float32
     assert bool(((x == 0) | (x == 1)).all())
     intensities = np.arange(256) / 255
@@ -59,19 +59,19 @@ def test_drawn_pixels_are_1_with_their_intensity_as_the_probability():
 def test_black_and_white_pixels_stay_as_they_are_at_the_ends_of_the_noise(monkeypatch, noise, ones):
     four = int.from_bytes(noise.to_bytes(2, "big") * 4, "big", signed=True)
     monkeypatch.setattr(torch.Tensor, "random_", lambda numbers, low, high: numbers.fill_(four))
-    x = pixels(torch.arange(256, dtype=torch.uint8), draw=True)
+    x = pixels(torch.arange(256, dtype=torch.uint8), binarize=True)
     assert torch.equal(x, (torch.arange(256) >= 256 - ones).float())
 
 
 def test_neighboring_pixels_are_drawn_independently():
-    draws = pixels(torch.full((20_000, 8), 128, dtype=torch.uint8), draw=True)
+    draws = pixels(torch.full((20_000, 8), 128, dtype=torch.uint8), binarize=True)
     correlations = np.corrcoef(draws.T.numpy()) - np.eye(8)
     assert np.abs(correlations).max() < 5 / math.sqrt(20_000)  # five standard errors
 
 
 def test_every_draw_is_a_new_one():
     images = torch.full((10, 8, 8), 128, dtype=torch.uint8)
-    assert not torch.equal(pixels(images, draw=True), pixels(images, draw=True))
+    assert not torch.equal(pixels(images, binarize=True), pixels(images, binarize=True))
 
 
 # --- The step
@@ -87,8 +87,8 @@ def train_by_hand(model, images, draw, settings):
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0}]
     adam = torch.optim.AdamW(groups, eps=settings.adam_epsilon, betas=(settings.adam_beta1, 0.999))
     average = [parameter.detach().clone() for parameter in parameters]
-    steps_an_epoch = math.ceil(len(images) / settings.batch_size)
-    rates = learning_rates(settings, steps_an_epoch * settings.epochs).tolist()
+    steps_per_epoch = math.ceil(len(images) / settings.batch_size)
+    rates = learning_rates(settings, steps_per_epoch * settings.epochs).tolist()
     for epoch in range(settings.epochs):
         sums = np.zeros(2)
         order = torch.randperm(len(images)) if settings.shuffle else torch.arange(len(images))
@@ -108,8 +108,8 @@ def train_by_hand(model, images, draw, settings):
                 kl = (z**2 - noise**2).sum(-1) / 2 - log_scale.sum(-1)
             else:
                 kl = (mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(-1) / 2
-            index = epoch * steps_an_epoch + batch
-            warm_up = settings.kl_warmup_epochs * steps_an_epoch
+            index = epoch * steps_per_epoch + batch
+            warm_up = settings.kl_warmup_epochs * steps_per_epoch
             weight = settings.beta * (min(1, (index + 1) / warm_up) if warm_up else 1)
             loss = -(log_likelihood - weight * kl).mean()
             adam.zero_grad()
@@ -210,7 +210,7 @@ def test_labels_go_with_their_images_to_a_conditional_model_alone(lean, make_set
 
         monkeypatch.setitem(OBJECTIVES, "elbo", recording)
         run_epochs(step)
-        assert torch.equal(torch.cat([batch[0] for batch in seen]), pixels(images[step.order], draw=False))
+        assert torch.equal(torch.cat([batch[0] for batch in seen]), pixels(images[step.order], binarize=False))
         if condition == "label":
             assert torch.equal(torch.cat([batch[1] for batch in seen]), labels[step.order])
         else:
@@ -229,7 +229,7 @@ def test_a_step_takes_the_objective_that_the_settings_name(
     torch.manual_seed(1)
     run_epochs(step)
     torch.manual_seed(1)
-    x = pixels(images[torch.randperm(150)], draw=False)
+    x = pixels(images[torch.randperm(150)], binarize=False)
     loss, terms = OBJECTIVES[objective](expected, (x, None), 1.0, settings)
     loss.backward()
     assert step.losses.item() == loss.item()

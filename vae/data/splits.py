@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.artifacts import check_same_data
+from vae.artifacts import FEWEST, check_same_data
 from vae.data.images import Split, binarize
 from vae.errors import SettingError, UnfitFile
 from vae.files import read_tensors, write_tensors
 from vae.seeds import derive
 from vae.settings import Binarization, DatasetName, Prepare
-
-FEWEST = 10  # training and test images that the measures, the classifier and the embedding need
 
 
 def make_splits(raw: dict[str, tuple[np.ndarray, np.ndarray]], settings: Prepare) -> dict[str, Split]:

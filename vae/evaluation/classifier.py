@@ -83,7 +83,7 @@ def train(split: Split, classes: int, binarize: bool, settings: Classify) -> Cla
         for epoch in range(1, settings.epochs + 1):
             order = torch.randperm(len(images), device=images.device)
             for step, chosen in enumerate(order.tensor_split(steps)):
-                loss = F.cross_entropy(classifier(pixels(images[chosen], draw=binarize)), labels[chosen])
+                loss = F.cross_entropy(classifier(pixels(images[chosen], binarize=binarize)), labels[chosen])
                 adam.zero_grad()
                 loss.backward()
                 adam.step()
@@ -107,7 +107,7 @@ def _check_finite(classifier: Classifier, losses: Tensor, epoch: int, settings: 
 @torch.no_grad()
 def judge(classifier: Classifier, images: Tensor) -> Judgement:
     """Classify images, uint8 (n, channels, height, width), in bounded memory."""
-    features = torch.cat([classifier.features(pixels(part, draw=False)) for part in images.split(_CHUNK)])
+    features = torch.cat([classifier.features(pixels(part, binarize=False)) for part in images.split(_CHUNK)])
     return Judgement(features, classifier.head(features).softmax(dim=1))
 
 

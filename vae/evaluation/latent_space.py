@@ -35,7 +35,7 @@ class Classified(NamedTuple):
     """How well posterior means predict classes: shares of n test images, agreements of at most 1, and int64 (n,)."""
 
     probe_accuracy: float
-    neighbour_accuracy: float
+    neighbor_accuracy: float
     cluster_ari: float
     cluster_nmi: float
     predicted: np.ndarray
@@ -122,7 +122,7 @@ def classify(training: Tensor, training_labels: Tensor, means: Tensor, labels: T
         clusters = _clusters(asked, len(np.unique(answers)), seed)
         return Classified(
             probe_accuracy=float(probe.score(asked, answers)),
-            neighbour_accuracy=float((predicted == answers).mean()),
+            neighbor_accuracy=float((predicted == answers).mean()),
             cluster_ari=float(adjusted_rand_score(answers, clusters)),
             cluster_nmi=float(normalized_mutual_info_score(answers, clusters)),
             predicted=predicted,
@@ -146,7 +146,7 @@ def _clusters(points: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def _batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in split.batches(_BATCH):
-        yield pixels(batch.images, draw=False), batch.labels
+        yield pixels(batch.images, binarize=False), batch.labels
 
 
 def _posterior_draws(model: VAE, split: Split, n: int, seed: int) -> Iterator[Tensor]:

@@ -62,7 +62,7 @@ def score(model: VAE, split: Split, samples: int, seed: int) -> Scores:
     with bar, decoding_in_slices(model):
         for number, batch in enumerate(split.batches(min(rows // draws, _CHUNK_IMAGES))):
             with seeded(derive(seed, f"evaluate.chunk_{number}"), device):
-                scores = _score_batch(model, pixels(batch.images, draw=False), batch.labels, samples, draws)
+                scores = _score_batch(model, pixels(batch.images, binarize=False), batch.labels, samples, draws)
             parts.append([part.cpu() for part in scores])
             bar.update(len(batch))
     return Scores(*(torch.cat(column) for column in zip(*parts, strict=True)))

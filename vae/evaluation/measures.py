@@ -74,7 +74,7 @@ _GROUPS = {
             "between posterior draws of all images and prior draws; 0: identical",
         ),
         "probe_accuracy": ("Linear probe", "of test images", ".2%", "classes predicted by a logistic regression"),
-        "neighbour_accuracy": (
+        "neighbor_accuracy": (
             "Nearest neighbors",
             "of test images",
             ".2%",
@@ -95,7 +95,7 @@ _GROUPS = {
         "sample_confidence": ("Confidence on samples", "probability", ".3f", "the classifier's, on average"),
         "test_confidence": ("Confidence on test images", "probability", ".3f", "the same on real images"),
         "class_balance": ("Class balance", "1 at most", ".3f", "how evenly samples fall into classes"),
-        "neighbour_distance_ratio": (
+        "neighbor_distance_ratio": (
             "Distance to training images",
             "ratio",
             ".3f",

@@ -39,9 +39,9 @@ def generate(model: VAE, n: int, seed: int) -> Tensor:
     return torch.cat(parts)
 
 
-def metrics(samples: Judgement, test: Judgement, training: Judgement, neighbours: int) -> dict[str, float]:
+def metrics(samples: Judgement, test: Judgement, training: Judgement, neighbors: int) -> dict[str, float]:
     """Compare samples with test images; keys with `_real` compare training images with them, as a reference."""
-    drawn, real, known = (estimate_manifold(judged.features, neighbours) for judged in (samples, test, training))
+    drawn, real, known = (estimate_manifold(judged.features, neighbors) for judged in (samples, test, training))
     return {
         "frechet_distance": frechet_distance(samples.features, test.features),
         "frechet_distance_real": frechet_distance(training.features, test.features),
@@ -83,13 +83,13 @@ class Manifold(NamedTuple):
     squared_radii: Tensor
 
 
-def estimate_manifold(features: Tensor, neighbours: int) -> Manifold:
+def estimate_manifold(features: Tensor, neighbors: int) -> Manifold:
     """Put a ball around each of n features (n, d), up to its k-th nearest neighbor among the others.
 
-    The number k = `neighbours` is lowered if there are too few (Kynkäänniemi et al. 2019, section 3.1).
+    The number k = `neighbors` is lowered if there are too few (Kynkäänniemi et al. 2019, section 3.1).
     """
     # The nearest one is the image itself.
-    count = min(neighbours + 1, len(features))
+    count = min(neighbors + 1, len(features))
     radii = [distances.topk(count, largest=False).values[:, -1] for distances in _squared_distances(features, features)]
     return Manifold(features, torch.cat(radii))
 
@@ -154,4 +154,4 @@ def distance_ratio(distances: Tensor, usual: Tensor) -> dict[str, float]:
     images are copies of training images.
     """
     ratio = (distances.median() / usual.median()).item()
-    return {"neighbour_distance_ratio": ratio} if usual.median() else {}
+    return {"neighbor_distance_ratio": ratio} if usual.median() else {}

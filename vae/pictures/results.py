@@ -1,14 +1,15 @@
 """The results of a run that pictures draw, and the choice of test images."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from vae.data.images import Split
-from vae.model import VAE
-from vae.pictures.captions import describe
 from vae.settings import Plot
+
+if TYPE_CHECKING:  # so that the report, which reads the entries' words, does not depend on the model
+    from vae.data.images import Split
+    from vae.model import VAE
 
 
 class Results(NamedTuple):
@@ -18,6 +19,7 @@ class Results(NamedTuple):
         model: on the CPU.
         test: the test split, with `originals`.
         classes: the classes' names.
+        caption: what the model was trained on, the second line of every picture's heading.
         snapshots: the arrays in snapshots.npz, reconstructions during training.
         latents: the arrays in latents.npz, the values of each test image.
         samples: the arrays in samples.npz, draws from the model and their nearest training images.
@@ -28,9 +30,10 @@ class Results(NamedTuple):
         settings: the `plot` section.
     """
 
-    model: VAE
-    test: Split
+    model: "VAE"
+    test: "Split"
     classes: list[str]
+    caption: str
     snapshots: dict[str, np.ndarray]
     latents: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
@@ -39,11 +42,6 @@ class Results(NamedTuple):
     method: str
     active_units: int
     settings: Plot
-
-    @property
-    def caption(self) -> str:
-        """The caption of every picture."""
-        return describe(self.model.metadata, self.model.settings.likelihood)
 
     @property
     def labels(self) -> np.ndarray:

@@ -41,8 +41,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 def _refuse_secrets(mirror: str) -> str:
     if "://" in mirror and {"?", "@"} & set(mirror):
         raise ValueError(
-            f"got {redact(mirror)!r}, allowed: no passwords and no queries, as they would show up in reports and in "
-            "dvc.lock; put such a mirror in the environment variable MNIST_MIRROR"
+            f"got {redact(mirror)!r}, allowed: no passwords and no queries, as settings are recorded and shown with "
+            "every run; pass such a mirror through the environment"
         )
     return mirror
 
@@ -221,7 +221,7 @@ class Sample(Section):
     """How samples from the model are evaluated."""
 
     images: AtLeastTen
-    neighbours: Annotated[int, Field(ge=1, le=1000)]
+    neighbors: Annotated[int, Field(ge=1, le=1000)]
     seed: Seed
 
 

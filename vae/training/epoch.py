@@ -84,4 +84,4 @@ def _diverged(what: str, settings: Train) -> WorkError:
 
 @torch.no_grad()
 def _reconstruct(model: VAE, split: Split) -> Tensor:
-    return model.reconstruct(pixels(split.images, draw=False), split.labels).cpu()
+    return model.reconstruct(pixels(split.images, binarize=False), split.labels).cpu()

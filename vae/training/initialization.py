@@ -20,7 +20,7 @@ def initialize(model: VAE, images: Tensor, settings: Train) -> None:
     if settings.initialization != "torch":
         _draw_weights(model, settings.initialization)
     if settings.initialize_from_data:
-        intensities = pixels(images, draw=False)
+        intensities = pixels(images, binarize=False)
         model.decoder.bias.copy_(model.likelihood.initial_output(intensities))
     if isinstance(model.prior, VampPrior):
         if settings.initialize_from_data:

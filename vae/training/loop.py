@@ -47,7 +47,7 @@ def train(
         raise SettingError("train.step", f"got 'graph', allowed on {device.type}: auto, eager")
     data = data.to(device)
     with matrix_precision(settings.precision), signals.collected() as received:
-        step = Step(model, data.train.images, data.draw, settings, data.train.labels)
+        step = Step(model, data.train.images, data.binarize, settings, data.train.labels)
         progress = (resume(step, data, checkpoints) if checkpoints else None) or Progress()
         if progress.epoch:
             after_epoch(progress)

@@ -33,13 +33,13 @@ def learning_rates(settings: Train, steps: int) -> Tensor:
     return (settings.learning_rate * factor).float()
 
 
-def kl_weights(settings: Train, steps: int, steps_an_epoch: int) -> Tensor:
+def kl_weights(settings: Train, steps: int, steps_per_epoch: int) -> Tensor:
     """The KL term's weight at each step, float32 of shape (steps,): rising linearly to beta (Bowman et al. 2016).
 
     By epoch instead of by step it has the value that the epoch would end with (Tomczak & Welling 2018).
     """
     done = torch.arange(1, steps + 1, dtype=torch.float64)
     if settings.kl_warmup_by == "epoch":
-        done = (done / steps_an_epoch).ceil() * steps_an_epoch
-    warm_up = settings.kl_warmup_epochs * steps_an_epoch
+        done = (done / steps_per_epoch).ceil() * steps_per_epoch
+    warm_up = settings.kl_warmup_epochs * steps_per_epoch
     return settings.beta * (done / max(warm_up, 1)).clamp(max=1).float()

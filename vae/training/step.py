@@ -39,10 +39,12 @@ class Step:
         WorkError: `train.step` is `graph` and the step cannot be captured, or `compiled` and it cannot be compiled.
     """
 
-    def __init__(self, model: VAE, images: Tensor, draw: bool, settings: Train, labels: Tensor | None = None) -> None:
+    def __init__(
+        self, model: VAE, images: Tensor, binarize: bool, settings: Train, labels: Tensor | None = None
+    ) -> None:
         device, self.chosen = images.device, settings.step == "auto"
         settings = resolved(settings, len(images), device)
-        self.model, self.images, self.draw, self.settings = model, images, draw, settings
+        self.model, self.images, self.binarize, self.settings = model, images, binarize, settings
         self.labels = labels if model.classes else None
         per_epoch = math.ceil(len(images) / settings.batch_size)
         steps = per_epoch * settings.epochs
@@ -120,7 +122,7 @@ class Step:
         torch.index_select(self.schedule, 0, self.index, out=self.scheduled)
         chosen = torch.add(self.offsets[:size], self.batch, alpha=self.settings.batch_size)
         chosen = self.order.index_select(0, chosen)
-        images = pixels(self.images.index_select(0, chosen), self.draw)
+        images = pixels(self.images.index_select(0, chosen), self.binarize)
         labels = None if self.labels is None else self.labels.index_select(0, chosen)
         inputs = Inputs(images, labels, self.kl_weight)
         if size not in self.gradients:

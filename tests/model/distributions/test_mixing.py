@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from tests.model.distributions.test_flows import EXACT, FEATURES, SPACING, densities_on, perturb, standard
+from tests.model.distributions.conftest import EXACT, FEATURES, perturb, standard
+from tests.model.distributions.test_priors import SPACING, densities_on
 from vae.model.distributions import flows
 from vae.model.distributions.mixing import LinearMixing
 from vae.model.distributions.priors import FlowPrior

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vae.data.splits import FEWEST
+from vae.artifacts import FEWEST
 from vae.errors import DamagedFile, UnfitFile
 from vae.files import read_arrays, readable, write_arrays
 from vae.settings import DatasetName

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tests.data.published import ARRAYS, FILES, NAMES, idx, write_files
-from vae.data import mirrors, sources
+from tests.sources.published import ARRAYS, FILES, NAMES, idx, write_files
 from vae.errors import DamagedFile, MissingFile, UnfitFile
+from vae.sources import datasets, mirrors
 
 
 def test_read_gives_images_and_labels(tmp_path):
-    data = sources.read("mnist", write_files(tmp_path))
+    data = datasets.read("mnist", write_files(tmp_path))
     assert list(data) == ["train", "test"]
     # The images have an axis of channels, of which MNIST has one.
     found = [data["train"][1], data["test"][1], data["train"][0][:, 0], data["test"][0][:, 0]]
@@ -35,22 +35,22 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("content", "reason"), DAMAGE.values(), ids=DAMAGE)
-def test_damaged_files_are_told_by_their_names(content, reason, tmp_path):
+def test_damaged_files_are_reported_by_name(content, reason, tmp_path):
     write_files(tmp_path, {**FILES, NAMES[2]: content})
     with pytest.raises(DamagedFile, match=rf"(?s)train-.*-ubyte\.gz: damaged \(.*{reason}.*\)"):
-        sources.read("mnist", tmp_path)
+        datasets.read("mnist", tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_missing_files_are_told_by_their_names(name, tmp_path):
+def test_missing_files_are_reported_by_name(name, tmp_path):
     (write_files(tmp_path) / name).unlink()
     with pytest.raises(MissingFile, match=rf"{name}: not found"):
-        sources.read("mnist", tmp_path)
+        datasets.read("mnist", tmp_path)
 
 
 def test_digits_are_those_of_scikit_learn(tmp_path):
     assert mirrors.fetch("digits", ["http://127.0.0.1/"], tmp_path) == ["digits.npz"]
-    data = sources.read("digits", tmp_path)
+    data = datasets.read("digits", tmp_path)
     original = load_digits()
     assert {key: array.shape for key, (array, _) in data.items()} == {
         "train": (1437, 1, 8, 8),
@@ -65,12 +65,12 @@ def test_digits_are_those_of_scikit_learn(tmp_path):
     assert images.min() == 0 and images.max() == 255
 
 
-def test_missing_or_damaged_digits_are_told_by_their_names(tmp_path):
+def test_missing_or_damaged_digits_are_reported_by_name(tmp_path):
     with pytest.raises(MissingFile, match=r"digits\.npz: not found"):
-        sources.read("digits", tmp_path)
+        datasets.read("digits", tmp_path)
     np.savez(tmp_path / "digits.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.zeros(3, np.uint8))
     with pytest.raises(DamagedFile, match=r"digits\.npz: damaged"):
-        sources.read("digits", tmp_path)
+        datasets.read("digits", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_missing_or_damaged_digits_are_told_by_their_names(tmp_path):
     [("mnist", "0", "9"), ("digits", "0", "9"), ("fashion_mnist", "T-shirt/top", "Ankle boot"), ("kmnist", "o", "wo")],
 )
 def test_class_names(name, first, last):
-    names = sources.class_names(name)
+    names = datasets.class_names(name)
     assert len(set(names)) == 10 and (names[0], names[-1]) == (first, last)
 
 
@@ -91,7 +91,7 @@ def test_digits_that_were_changed_are_damaged(tmp_path, key):
     arrays[key][-1] += 1
     np.savez(tmp_path / "digits.npz", **arrays)
     with pytest.raises(DamagedFile, match="not scikit-learn's 1797 digits"):
-        sources.read("digits", tmp_path)
+        datasets.read("digits", tmp_path)
 
 
 UNFIT = {
@@ -112,4 +112,4 @@ def test_intact_files_that_do_not_fit_are_told_by_their_names(contents, name, re
     assert ARRAYS[0].max() == 9
     write_files(tmp_path, {**FILES, **dict(zip((NAMES[2], NAMES[0]), map(gzip.compress, contents), strict=True))})
     with pytest.raises(UnfitFile, match=rf"{name}-idx\d-ubyte\.gz: .*{reason}"):
-        sources.read("mnist", tmp_path)
+        datasets.read("mnist", tmp_path)
