@@ -9,6 +9,7 @@ from vae.errors import InputError
 from vae.files import read_tensors, write_tensors
 from vae.model import load, save
 from vae.model import saving as models
+from vae.model.saving import FORMAT
 
 
 def test_a_loaded_model_equals_the_saved_one(saved):
@@ -21,7 +22,13 @@ def test_a_loaded_model_equals_the_saved_one(saved):
 
 def test_a_loaded_model_knows_its_settings_and_history(saved):
     _, path, settings = saved
-    metadata = {"format": 2, "epochs": 7, "classes": CLASSES, "model": settings.model_dump(), "image_shape": [1, 4, 6]}
+    metadata = {
+        "format": FORMAT,
+        "epochs": 7,
+        "classes": CLASSES,
+        "model": settings.model_dump(),
+        "image_shape": [1, 4, 6],
+    }
     assert load(path).metadata == metadata
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from stages import classify, evaluate, sample, train
-from tests.conftest import as_split
 from tests.fake_cuda import MadeUp
 from tests.stages import test_stages
 from tests.stages.test_stages import change, contents, execute
+from vae.data.images import Split
 from vae.data.splits import write_split
 from vae.evaluation import latent_space
 from vae.evaluation.classifier import Classifier
@@ -31,7 +31,8 @@ COMPUTING = ("classify", "train", "evaluate", "sample")
 def prepared(project, digits):
     """Prepared digits, and settings that take seconds."""
     for start, name in enumerate(("train", "validation", "test")):
-        split = as_split(digits[start * N : (start + 1) * N], torch.arange(N) % 10)
+        images = digits[start * N : (start + 1) * N]
+        split = Split(images, torch.arange(N) % 10, images.clone())
         write_split(project / f"data/prepared/{name}.safetensors", split, METADATA)
     change(
         model=MODEL,
@@ -73,14 +74,16 @@ def on_fake_cuda(prepared, fake_cuda, monkeypatch):
         with fake_cuda as device:
             name = stage.__module__
 
-            def read(path, where="cpu"):
-                split = as_split(torch.zeros(N, 1, 8, 8, dtype=torch.uint8), torch.zeros(N, dtype=torch.int64))
-                return split.to(where), METADATA
+            def read(folder, *names):
+                images, labels = torch.zeros(N, 1, 8, 8, dtype=torch.uint8), torch.zeros(N, dtype=torch.int64)
+                return dict.fromkeys(names, Split(images, labels, images)), METADATA
 
             monkeypatch.setattr(f"{name}.set_up", lambda _: device)
-            monkeypatch.setattr(f"{name}.read_split", read)
-            monkeypatch.setattr(f"{name}.load", lambda _, where: model.to(torch.device(where)))
-            monkeypatch.setattr("vae.evaluation.classifier.load", lambda _, where: classifier.to(torch.device(where)))
+            monkeypatch.setattr(f"{name}.read_splits", read)
+            monkeypatch.setattr(f"{name}.load_trained", lambda path, prepared, where: model.to(torch.device(where)))
+            monkeypatch.setattr(
+                "vae.evaluation.classifier.load", lambda path, prepared, where: classifier.to(torch.device(where))
+            )
             # On the CPU alone, and their shapes or course depend on values.
             monkeypatch.setattr(latent_space, "classify", lambda *_: found)
             monkeypatch.setattr("vae.evaluation.evaluate.errors_by_class", lambda *_: [{"class": ""}])

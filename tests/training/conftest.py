@@ -28,10 +28,10 @@ def unvalidated(data):
 def run(make_model, make_train):
     """Give a function: a run of a model (a new one by default) from the same seed, and the model that it leaves."""
 
-    def make(data, model=None, checkpoints=None, **keys):
+    def make(data, model=None, checkpoints=None, after_epoch=lambda _: None, finish_now=lambda: False, **keys):
         model = model or make_model()
         torch.manual_seed(0)
-        return train(model, data, make_train(**keys), checkpoints), model
+        return train(model, data, make_train(**keys), checkpoints, after_epoch, finish_now), model
 
     return make
 

@@ -22,7 +22,9 @@ def test_updates_are_those_of_algorithm_1():
             square_means,
             rate=torch.tensor(rate),
             updates=torch.tensor(float(t)),
+            beta1=0.9,
             epsilon=epsilon,
+            weight_decay=0,
         )
         for i, gradient in enumerate(gradients):
             m[i] = 0.9 * m[i] + 0.1 * gradient

@@ -95,13 +95,17 @@ def train(split: Split, classes: int, binarize: bool, settings: Classify) -> Cla
 
 
 def _check_finite(classifier: Classifier, losses: Tensor, epoch: int, settings: Classify) -> None:
-    failed = losses.isfinite().logical_not().nonzero()
-    what, step = ("loss is", failed[0].item() + 1) if len(failed) else ("weights are", len(losses))
-    if len(failed) or not all(tensor.isfinite().all() for tensor in classifier.state_dict().values()):
-        raise WorkError(
-            f"the classifier's {what} not finite at epoch {epoch}, step {step} of {len(losses)}: "
-            f"lower classify.learning_rate (now {settings.learning_rate:g})"
-        )
+    finite = losses.isfinite()
+    if not finite.all():
+        what, step = "loss is", int(finite.int().argmin()) + 1
+    elif not all(tensor.isfinite().all() for tensor in classifier.state_dict().values()):
+        what, step = "weights are", len(losses)
+    else:
+        return
+    raise WorkError(
+        f"the classifier's {what} not finite at epoch {epoch}, step {step} of {len(losses)}: "
+        f"lower classify.learning_rate (now {settings.learning_rate:g})"
+    )
 
 
 @torch.no_grad()

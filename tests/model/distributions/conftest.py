@@ -8,10 +8,13 @@ from vae.model.distributions.normal import NormalVector
 FEATURES = 3
 # Each as a function of dimension and layers, and whether it takes a context of size FEATURES.
 FLOWS = {
-    "affine coupling": (lambda dim, layers: flows.affine_coupling(dim, [8], layers), False),
-    "spline coupling": (lambda dim, layers: flows.spline_coupling(dim, [8], layers), False),
-    "conditional coupling": (lambda dim, layers: flows.conditional_affine_coupling(dim, FEATURES, [8], layers), True),
-    "iaf": (lambda dim, layers: flows.inverse_autoregressive(dim, FEATURES, [8], layers), True),
+    "affine coupling": (lambda dim, layers: flows.affine_coupling(dim, [8], layers, "reversal"), False),
+    "spline coupling": (lambda dim, layers: flows.spline_coupling(dim, [8], layers, "reversal"), False),
+    "conditional coupling": (
+        lambda dim, layers: flows.conditional_affine_coupling(dim, FEATURES, [8], layers, "reversal"),
+        True,
+    ),
+    "iaf": (lambda dim, layers: flows.inverse_autoregressive(dim, FEATURES, [8], layers, "reversal"), True),
 }
 with_context = [name for name, (_, takes_context) in FLOWS.items() if takes_context]
 
