@@ -4,6 +4,7 @@ from stages import run
 from vae.data.splits import read_split
 from vae.device import set_up
 from vae.evaluation.classifier import accuracy, judge, save, train
+from vae.evaluation.uncertainty import flat
 from vae.files import write_json
 from vae.settings import Settings
 
@@ -15,9 +16,9 @@ def classify(settings: Settings) -> None:
     test, _ = read_split("data/prepared/test.safetensors", str(device))
     classes = metadata["classes"]
     classifier = train(training, len(classes), metadata["binarization"] == "dynamic", settings.classify)
-    score = accuracy(judge(classifier, test.images), test.labels)
+    measured = flat({"classifier_accuracy": accuracy(judge(classifier, test.images), test.labels)})
     save(classifier, "data/classifier.safetensors", classes)
-    write_json("metrics/classify.json", {"classifier_accuracy": round(score, 4)})
+    write_json("metrics/classify.json", {name: round(value, 4) for name, value in measured.items()})
 
 
 if __name__ == "__main__":

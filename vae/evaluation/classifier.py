@@ -12,6 +12,7 @@ from tqdm import tqdm
 from vae import files, modules
 from vae.data.images import Split, pixels
 from vae.errors import WorkError
+from vae.evaluation.uncertainty import Estimate, over_images
 from vae.seeds import derive
 from vae.settings import Classify
 
@@ -99,9 +100,9 @@ def judge(classifier: Classifier, images: Tensor) -> Judgement:
     return Judgement(features, classifier.head(features).softmax(dim=1))
 
 
-def accuracy(judgement: Judgement, labels: Tensor) -> float:
-    """The share of images whose most probable class is their label, int64 (n,)."""
-    return (judgement.probabilities.argmax(dim=1) == labels).double().mean().item()
+def accuracy(judgement: Judgement, labels: Tensor) -> Estimate:
+    """The share of images whose most probable class is their label, int64 (n,), and its standard error."""
+    return over_images(judgement.probabilities.argmax(dim=1) == labels)
 
 
 def save(classifier: Classifier, path: str | Path, classes: Sequence[str]) -> None:
