@@ -1,6 +1,9 @@
 """The arithmetic floor: the least time that the linear layers' multiplications take on a device."""
 
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -27,11 +30,18 @@ def training_flops(model: nn.Module) -> int:
     return 3 * forward_flops(model) - forward_flops(first)
 
 
-def matrix_rate(device: torch.device, precision: str) -> float:
-    """The most FLOP/s that the device reaches now in one of several matrix products, square ones and a layer's."""
+class Product(NamedTuple):
+    """A matrix product, repeated: the FLOPs of one `run`, and the FLOP/s that its best single product reached."""
+
+    flops: float
+    run: Callable[[], None]
+    rate: float
+
+
+def fastest_product(device: torch.device, precision: str) -> Product:
+    """The fastest of several matrix products on the device, square ones and a layer's, repeated for about 0.2 s."""
     shapes = [(size, size, size) for size in _SQUARES[device.type]] + [_LAYER]
-    with matrix_precision(precision):
-        return max(_rate(shape, device, precision) for shape in shapes)
+    return max((_product(shape, device, precision) for shape in shapes), key=lambda product: product.rate)
 
 
 def wait(device: torch.device) -> None:
@@ -40,22 +50,30 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _rate(shape: tuple[int, int, int], device: torch.device, precision: str) -> float:
+def _product(shape: tuple[int, int, int], device: torch.device, precision: str) -> Product:
     rows, inputs, outputs = shape
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     left, right = (
         torch.rand(rows, inputs, device=device).to(dtype),
         torch.rand(inputs, outputs, device=device).to(dtype),
     )
-    left @ right  # the first one loads the kernel
+
+    def repeat(times: int) -> None:
+        with matrix_precision(precision):
+            for _ in range(times):
+                left @ right
+
+    repeat(1)  # the first one loads the kernel
     seconds: list[float] = []
     while sum(seconds) < _LEAST_SECONDS or len(seconds) < _LEAST_REPETITIONS:
         wait(device)
         start = time.perf_counter()
-        left @ right
+        repeat(1)
         wait(device)
         seconds.append(time.perf_counter() - start)
-    return 2 * rows * inputs * outputs / min(seconds)
+    flops = 2 * rows * inputs * outputs
+    times = max(round(_LEAST_SECONDS / min(seconds)), 1)
+    return Product(flops * times, partial(repeat, times), flops / min(seconds))
 
 
 def _linear_layers(network: nn.Module) -> list[nn.Linear]:

@@ -1,7 +1,8 @@
 """What is measured, each as a list of rows: the contenders, how the cost grows, the evaluation.
 
 Contenders take turns, one epoch per round, so that a machine that slows down does so for all of them; a time is the
-median over the rounds and a ratio the median of the rounds' ratios. The images are made up: 19 % ink as in MNIST.
+median over the rounds and a ratio the median of the rounds' ratios. The matrix products that set the floor take a turn
+in each round too. The images are made up: 19 % ink as in MNIST.
 Speed does not depend on what they show.
 """
 
@@ -32,7 +33,7 @@ from benchmarks.contenders import (
     trainer_eager,
     trainer_graph,
 )
-from benchmarks.floor import forward_flops, training_flops, wait
+from benchmarks.floor import Product, forward_flops, training_flops, wait
 from vae.data.images import Split
 from vae.device import matrix_precision, set_up
 from vae.errors import WorkError
@@ -41,8 +42,9 @@ from vae.model import VAE, make_model
 from vae.settings import Model, Train, load_settings
 
 Row = dict[str, Any]
-Rates = dict[str, float]  # FLOP/s of each precision
+Products = dict[str, Product]  # the fastest of each precision
 
+FLOOR = "(e) arithmetic floor"
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 28, 28)
 TEXTBOOK = {
@@ -103,7 +105,7 @@ NETWORKS = {
 }
 
 
-def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory: bool) -> Iterator[Row]:
+def compare(device: torch.device, images: int, rounds: int, products: Products, memory: bool) -> Iterator[Row]:
     """Each network's contenders and its floor, times scaled to an epoch of `images`.
 
     With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took beside the data
@@ -113,23 +115,26 @@ def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory
         data = made_up_images(images // (network.cpu_divisor if device.type == "cpu" else 1), device)
         settings = training(network.batch_size, rounds)
         ready = {key: warmed_up(build, network.model, data, settings) for key, build in contenders(device).items()}
-        seconds = alternate({key: epoch for key, (epoch, _) in ready.items()}, rounds, device, name)
-        floor = training_flops(VAE(network.model, SHAPE)) * len(data) / rates["float32"]
+        runs = {key: epoch for key, (epoch, _) in ready.items()} | {FLOOR: products["float32"].run}
+        seconds = alternate(runs, rounds, device, name)
+        flops = training_flops(VAE(network.model, SHAPE)) * len(data)
+        seconds[FLOOR] = floor = _floor(flops, products["float32"], seconds[FLOOR])
         peaks = _peaks(name, len(data), {key: peak for key, (_, peak) in ready.items()}, device) if memory else {}
-        for key, times in (seconds | {"(e) arithmetic floor": [floor] * rounds}).items():
+        for key, times in seconds.items():
             twin = BARE_CAPTURED if key in (CAPTURED, BARE_CAPTURED) else BARE
             yield {
                 "network": name,
                 "batch_size": network.batch_size,
                 "contender": key,
-                **_epoch_values(times, len(data), floor, scaled_to=images),
+                **_epoch_values(times, len(data), scaled_to=images),
+                **_floor_values(floor, times, images / len(data)),
                 "speed_up_over_pyro": _ratio(seconds[PYRO], times),
                 "time_over_bare": _ratio(times, seconds[twin]),
                 "peak_mb": peaks.get(key),
             }
 
 
-def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
+def growth(device: torch.device, images: int, rounds: int, products: Products) -> Iterator[Row]:
     """The trainer's cost (captured on CUDA) as one thing at a time grows, the rest as in the first network.
 
     A row's epoch has its own number of images; a quarter of `images` on a CPU, unless that is what grows.
@@ -142,10 +147,13 @@ def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iter
             key = f"{case['axis']} {case['value']}"
             ready[key], _ = warmed_up(build, case["model"], data, settings)
             cases[key] = case
-    for key, times in alternate(ready, rounds, device, "growth").items():
-        model, precision, n = (cases[key][name] for name in ("model", "precision", "images"))
-        floor = training_flops(VAE(model, SHAPE)) * n / rates[precision]
-        yield cases[key] | {"model": model.model_dump()} | _epoch_values(times, n, floor, scaled_to=n)
+    ready |= {f"{FLOOR}, {precision}": product.run for precision, product in products.items()}
+    seconds = alternate(ready, rounds, device, "growth")
+    for key, case in cases.items():
+        model, precision, n = (case[name] for name in ("model", "precision", "images"))
+        floor = _floor(training_flops(VAE(model, SHAPE)) * n, products[precision], seconds[f"{FLOOR}, {precision}"])
+        values = _epoch_values(seconds[key], n, scaled_to=n) | _floor_values(floor, seconds[key])
+        yield case | {"model": model.model_dump()} | values
 
 
 def family(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
@@ -165,12 +173,11 @@ def family(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
             yield {"part": name, "failed": str(error).partition("\n")[0]}
     seconds = alternate(ready, rounds, device, "family")
     for name, times in seconds.items():
-        values = _epoch_values(times, len(data), 0.0, scaled_to=images)
-        timed = {key: value for key, value in values.items() if "floor" not in key}
-        yield {"part": name, **timed, "time_over_textbook": _ratio(times, seconds["textbook"])}
+        values = _epoch_values(times, len(data), scaled_to=images)
+        yield {"part": name, **values, "time_over_textbook": _ratio(times, seconds["textbook"])}
 
 
-def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
+def evaluation(device: torch.device, images: int, rounds: int, products: Products) -> Iterator[Row]:
     """The importance-sampled log-likelihood, against the decoder's multiplications for every draw."""
     data = made_up_images(max(images // (6 if device.type == "cuda" else 600), 1), device)
     split = Split(data, torch.zeros(len(data), dtype=torch.int64, device=device))
@@ -178,16 +185,16 @@ def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> 
     runs = {key: partial(_score_quietly, model, split) for key, model in models.items()}
     for run in runs.values():
         run()
-    for name, times in alternate(runs, rounds, device, "evaluation").items():
-        draws, median = len(data) * IMPORTANCE_SAMPLES, statistics.median(times)
-        floor = forward_flops(models[name].decoder) * draws / rates["float32"]
+    seconds = alternate(runs | {FLOOR: products["float32"].run}, rounds, device, "evaluation")
+    for name in models:
+        draws, times = len(data) * IMPORTANCE_SAMPLES, seconds[name]
+        floor = _floor(forward_flops(models[name].decoder) * draws, products["float32"], seconds[FLOOR])
         yield {
             "network": name,
             "images": len(data),
             "samples": IMPORTANCE_SAMPLES,
-            "draws_per_second": draws / median,
-            "floor_ms": 1000 * floor,
-            "share_of_floor": floor / median,
+            "draws_per_second": draws / statistics.median(times),
+            **_floor_values(floor, times),
             "seconds": times,
         }
 
@@ -250,6 +257,8 @@ def peak_resident(name: str, contender: str, images: int) -> float | None:
     """The resident memory that a contender's first epoch adds to this process on the CPU, in MB; None without Linux."""
     device, network = set_up("cpu"), NETWORKS[name]
     data, settings = made_up_images(images, device), training(network.batch_size, rounds=0)
+    if contender == PYRO:
+        data = data.float().div_(255)  # a data set like any other, so made before the measurement
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
         before = _resident("VmHWM")
@@ -293,14 +302,21 @@ def _growth_cases(device: torch.device, images: int) -> Iterator[Row]:
         yield same | {"axis": "precision", "value": precision, "precision": precision}
 
 
-def _epoch_values(seconds: list[float], images: int, floor: float, scaled_to: int) -> Row:
+def _floor(flops: float, product: Product, seconds: list[float]) -> list[float]:
+    """The seconds that the FLOPs would take in each round, at the product's rate in that round."""
+    return [flops * own / product.flops for own in seconds]
+
+
+def _floor_values(floor: list[float], seconds: list[float], scale: float = 1) -> Row:
+    return {"floor_ms": 1000 * statistics.median(floor) * scale, "share_of_floor": _ratio(floor, seconds)}
+
+
+def _epoch_values(seconds: list[float], images: int, scaled_to: int) -> Row:
     median = statistics.median(seconds)
     return {
         "images": images,
         "ms_an_epoch": 1000 * median * scaled_to / images,
         "images_per_second": images / median,
-        "floor_ms": 1000 * floor * scaled_to / images,
-        "share_of_floor": floor / median,
         "seconds": seconds,
     }
 

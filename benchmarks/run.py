@@ -13,7 +13,7 @@ import pyro
 import torch
 
 from benchmarks import measurements, report
-from benchmarks.floor import matrix_rate
+from benchmarks.floor import fastest_product
 from tools.tables import table
 from vae.device import set_up
 from vae.errors import InputError
@@ -44,12 +44,13 @@ def run(options: argparse.Namespace, command: str) -> None:
     device = set_up(options.device)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     about = {"machine": report.machine(device), "versions": report.versions(device)}
-    rates = {precision: matrix_rate(device, precision) for precision in measurements.PRECISIONS[device.type]}
+    products = {precision: fastest_product(device, precision) for precision in measurements.PRECISIONS[device.type]}
+    rates = {precision: product.rate for precision, product in products.items()}
     machine = ", ".join(f"{key} {value}" for key, value in (about["machine"] | about["versions"]).items() if value)
     measured = ", ".join(f"{precision} {rate / 1e9:,.0f}" for precision, rate in rates.items())
-    print(f"{date}: {machine}\nmatrix rate in GFLOP/s: {measured}")
+    print(f"{date}: {machine}\nmatrix rate in GFLOP/s at the start: {measured}")
 
-    arguments = (device, options.images, options.rounds, rates)
+    arguments = (device, options.images, options.rounds, products)
     sections = {
         "networks": measurements.compare(*arguments, memory=options.memory),
         "growth": measurements.growth(*arguments),
