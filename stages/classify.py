@@ -4,7 +4,6 @@ from stages import run
 from vae.data.splits import read_split
 from vae.device import set_up
 from vae.evaluation.classifier import accuracy, judge, save, train
-from vae.evaluation.uncertainty import flat
 from vae.files import write_json
 from vae.settings import Settings
 
@@ -16,8 +15,9 @@ def classify(settings: Settings) -> None:
     test, _ = read_split("data/prepared/test.safetensors", str(device))
     classes = metadata["classes"]
     classifier = train(training, len(classes), metadata["binarization"] == "dynamic", settings.classify)
-    measured = flat({"classifier_accuracy": accuracy(judge(classifier, test.images), test.labels)})
+    share, error = accuracy(judge(classifier, test.images), test.labels)
     save(classifier, "data/classifier.safetensors", classes)
+    measured = {"classifier_accuracy": share, "classifier_accuracy_stderr": error}
     write_json("metrics/classify.json", {name: round(value, 4) for name, value in measured.items()})
 
 

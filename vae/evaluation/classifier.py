@@ -1,5 +1,6 @@
 """A small convolutional classifier, whose features serve to compare samples with real images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,6 @@ from tqdm import tqdm
 from vae import files, modules
 from vae.data.images import Split, pixels
 from vae.errors import WorkError
-from vae.evaluation.uncertainty import Estimate, over_images
 from vae.seeds import derive
 from vae.settings import Classify
 
@@ -100,9 +100,10 @@ def judge(classifier: Classifier, images: Tensor) -> Judgement:
     return Judgement(features, classifier.head(features).softmax(dim=1))
 
 
-def accuracy(judgement: Judgement, labels: Tensor) -> Estimate:
-    """The share of images whose most probable class is their label, int64 (n,), and its standard error."""
-    return over_images(judgement.probabilities.argmax(dim=1) == labels)
+def accuracy(judgement: Judgement, labels: Tensor) -> tuple[float, float]:
+    """The share of images whose most probable class is their label, int64 (n,), and its binomial standard error."""
+    share = (judgement.probabilities.argmax(dim=1) == labels).double().mean().item()
+    return share, math.sqrt(share * (1 - share) / len(labels))
 
 
 def save(classifier: Classifier, path: str | Path, classes: Sequence[str]) -> None:
