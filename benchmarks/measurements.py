@@ -115,7 +115,7 @@ def compare(device: torch.device, images: int, rounds: int, products: Products, 
         data = made_up_images(images // (network.cpu_divisor if device.type == "cpu" else 1), device)
         settings = training(network.batch_size, rounds)
         ready = {key: warmed_up(build, network.model, data, settings) for key, build in contenders(device).items()}
-        runs = {key: epoch for key, (epoch, _) in ready.items()} | {FLOOR: products["float32"].run}
+        runs = {key: epoch for key, (epoch, _) in ready.items()} | {FLOOR: products["float32"].on(device)}
         seconds = alternate(runs, rounds, device, name)
         flops = training_flops(VAE(network.model, SHAPE)) * len(data)
         seconds[FLOOR] = floor = _floor(flops, products["float32"], seconds[FLOOR])
@@ -147,7 +147,7 @@ def growth(device: torch.device, images: int, rounds: int, products: Products) -
             key = f"{case['axis']} {case['value']}"
             ready[key], _ = warmed_up(build, case["model"], data, settings)
             cases[key] = case
-    ready |= {f"{FLOOR}, {precision}": product.run for precision, product in products.items()}
+    ready |= {f"{FLOOR}, {precision}": product.on(device) for precision, product in products.items()}
     seconds = alternate(ready, rounds, device, "growth")
     for key, case in cases.items():
         model, precision, n = (case[name] for name in ("model", "precision", "images"))
@@ -185,7 +185,7 @@ def evaluation(device: torch.device, images: int, rounds: int, products: Product
     runs = {key: partial(_score_quietly, model, split) for key, model in models.items()}
     for run in runs.values():
         run()
-    seconds = alternate(runs | {FLOOR: products["float32"].run}, rounds, device, "evaluation")
+    seconds = alternate(runs | {FLOOR: products["float32"].on(device)}, rounds, device, "evaluation")
     for name in models:
         draws, times = len(data) * IMPORTANCE_SAMPLES, seconds[name]
         floor = _floor(forward_flops(models[name].decoder) * draws, products["float32"], seconds[FLOOR])

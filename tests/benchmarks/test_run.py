@@ -144,9 +144,9 @@ def test_matrix_products_leave_the_precision_as_it_was(monkeypatch):
     monkeypatch.setattr("benchmarks.floor._LAYER", (32, 64, 16))
     monkeypatch.setattr("benchmarks.floor._LEAST_SECONDS", 0)
     product = fastest_product(CPU, "float32")
-    product.run()
+    product.on(CPU)()
     assert product.rate > 0
-    assert product.flops in (2 * 64**3, 2 * 32 * 64 * 16)  # no least time: one product a run
+    assert product.flops in (2 * 64**3, 2 * 32 * 64 * 16)  # no least time: one product
     with pytest.raises(ZeroDivisionError), matrix_precision("tf32"):
         assert torch.backends.cuda.matmul.allow_tf32
         raise ZeroDivisionError
@@ -285,8 +285,9 @@ def test_peak_memory_counts_what_a_contender_holds():
 
 def test_the_floor_is_at_the_rate_of_its_round():
     # A machine that gives a third of the speed in its second round: so does the product that takes its turn there.
-    product = Product(flops=100.0, run=lambda: None, rate=1000.0)
-    floor = measurements._floor(400.0, product, [0.1, 0.3, 0.1])
+    product = Product((5, 2, 5), "float32", rate=2000.0)
+    assert (product.repetitions, product.flops) == (4, 400)  # 0.2 s at this rate
+    floor = measurements._floor(1600.0, product, [0.1, 0.3, 0.1])
     assert floor == pytest.approx([0.4, 1.2, 0.4])
     values = measurements._floor_values(floor, [0.8, 2.4, 0.8], scale=2)
     assert values == pytest.approx({"floor_ms": 800, "share_of_floor": 0.5})
