@@ -220,11 +220,12 @@ def test_the_error_of_a_frechet_distance_is_its_spread_over_other_images(generat
 
 
 def test_the_error_of_a_manifold_is_its_spread_over_other_images(generator):
-    points, others = 2 * torch.randn(200, 3, generator=generator), torch.randn(60, 500, 3, generator=generator)
+    points, others = 1.2 * torch.randn(300, 8, generator=generator), torch.randn(60, 500, 8, generator=generator)
     shares = [coverage(points, estimate_manifold(images, 3)).double().mean().item() for images in others]
     errors = [manifold_error(points, images, 3) for images in others]
-    # Ten parts give it to a quarter each; balls of a tenth of the images are wider, so that it is an estimate only.
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(shares), rel=0.4)
+    # For normal features it is low by a third, as outliers matter at every size; on MNIST's it was 0.0105, where
+    # disjoint sets of 10,000 training images had standard deviations of 0.008 to 0.012.
+    assert 0.5 < np.sqrt(np.mean(np.square(errors))) / np.std(shares) < 1.5
 
 
 def test_errors_cover_the_draws_and_the_images(generator):

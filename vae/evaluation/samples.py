@@ -139,7 +139,8 @@ def manifold_error(features: Tensor, centers: Tensor, neighbours: int) -> float:
     """The standard error of the share of features (n, d) in a manifold over the choice of its images (m, d).
 
     A few wide balls decide much of that share, so that it varies more with the manifold's images than with the n that
-    are asked. Ten manifolds of a tenth of the images each vary by the square root of ten as much.
+    are asked. It is estimated from ten manifolds of a tenth of the images each, as if their spread fell with the square
+    root of their size: within a factor of 2.
     """
     parts = [centers[start::_PARTS] for start in range(min(_PARTS, len(centers)))]
     shares = [coverage(features, estimate_manifold(part, neighbours)).double().mean().item() for part in parts]
