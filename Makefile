@@ -3,7 +3,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup demo repro verify pictures test test-quick test-oldest test-newest lint bench gpu profile graph notebook
+.PHONY: help setup demo repro verify pictures test test-quick test-oldest test-newest test-requirements lint bench gpu profile graph notebook
 .DEFAULT_GOAL := help
 
 help:  ## List these targets
@@ -14,7 +14,7 @@ setup: $(READY)  ## Make .venv with the pinned packages
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[pipeline,export,graph,notebook,plots,test]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[pipeline,export,graph,notebook,plots,sharing,tensorboard,test]'
 	$(VENV)/bin/python -m tools.vega
 	touch $@
 
@@ -24,12 +24,13 @@ demo: $(READY)  ## Run every stage on scikit-learn's digits in .demo/: no downlo
 
 repro: $(READY)  ## Run the whole pipeline on MNIST; unchanged stages are skipped
 	dvc repro
+	python -m tools.card
 	python -m tools.show
 
 verify: $(READY)  ## Compare the metrics of a finished run with the committed ones: exit status 0 or 1
 	python -m tools.verify
 
-pictures: $(READY)  ## Refresh docs/pictures from a finished run
+pictures: $(READY)  ## Refresh the pictures and metrics in README.md and docs/ from a finished run
 	python -m tools.pictures
 
 # The test processes share the cores, so waiting threads must not spin, as OpenMP's do by default.
@@ -51,18 +52,24 @@ test-oldest test-newest: test-%:
 	$(PYTHON) -m venv --clear .venv-$*
 	.venv-$*/bin/python -m pip install --quiet uv
 	.venv-$*/bin/python -m uv pip install --quiet --resolution $(RESOLUTION) \
-		--python .venv-$*/bin/python --editable '.[pipeline,export,graph,notebook,plots,test]'
+		--python .venv-$*/bin/python --editable '.[pipeline,export,graph,notebook,plots,sharing,tensorboard,test]'
 	.venv-$*/bin/python -m pytest $(QUICK)
+
+test-requirements:  ## Install requirements.txt in a fresh environment, and run every stage there on the digits
+	$(PYTHON) -m venv --clear .venv-requirements
+	.venv-requirements/bin/python -m pip install --quiet --requirement requirements.txt
+	.venv-requirements/bin/python -m tools.run demo --folder .runs/requirements
 
 lint: $(READY)  ## Check style and format
 	ruff check .
 	ruff format --check .
 
-bench: $(READY)  ## Time the trainer beside plain Pyro and bare PyTorch (about 10 minutes)
+bench: $(READY)  ## Time the trainer against plain Pyro and bare PyTorch (about 10 minutes)
 	python -m benchmarks.run
 
-gpu: $(READY)  ## Prove on this machine's GPU that all of it works, and how fast (at most 10 minutes)
-	python -m benchmarks.acceptance
+# Without `setup`, as the machine may have no package index: .venv's Python if there is one, otherwise PYTHON.
+gpu:  ## Prove on this machine's GPU that all of it works, and how fast (at most 10 minutes)
+	$(firstword $(wildcard $(VENV)/bin/python) $(PYTHON)) -m benchmarks.acceptance
 
 profile: $(READY)  ## Show where the time of an epoch goes, and write a trace of it
 	python -m benchmarks.profile

@@ -115,7 +115,7 @@ def bare_loss(model: VAE, images: Tensor) -> Tensor:
 
     Kingma & Welling 2014, equation 10, with one draw of z per image.
     """
-    mean, log_scale = model.posterior.head(model.encoder(images)).chunk(2, dim=-1)
+    mean, log_scale = model.posterior.head(model.features(images)).chunk(2, dim=-1)
     scale = log_scale.exp()
     z = mean + scale * torch.randn_like(scale)
     kl = ((mean.square() + scale.square() - 1) / 2 - log_scale).sum()
@@ -141,7 +141,7 @@ def _bare_step(model: VAE, images: Tensor, settings: Train) -> tuple[Callable[[T
     total = torch.zeros((), device=images.device)
 
     def step(chosen: Tensor) -> None:
-        loss = bare_loss(model, pixels(images.index_select(0, chosen), draw=True))
+        loss = bare_loss(model, pixels(images.index_select(0, chosen), binarize=True))
         optimizer.zero_grad()
         (loss / len(chosen)).backward()
         optimizer.step()

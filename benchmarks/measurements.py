@@ -12,7 +12,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,8 +49,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 28, 28)
 TEXTBOOK = {
     "network": "mlp",
+    "dropout": 0.0,
     "prior": "standard_normal",
     "posterior": "diagonal_normal",
+    "clip_log_variance": False,
     "levels": "one",
     "likelihood": "bernoulli",
     "condition": "none",
@@ -70,12 +72,14 @@ FAMILY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "prior gaussian_mixture, 500": ({"prior": "gaussian_mixture", "prior_components": 500}, {}),
     "prior vampprior, 500": ({"prior": "vampprior", "prior_components": 500}, {}),
     "prior realnvp, 6 layers": ({"prior": "realnvp", "prior_layers": 6}, {}),
+    "prior realnvp, 6 layers, learned mixing": ({"prior": "realnvp", "prior_layers": 6, "flow_mixing": "lu"}, {}),
     "prior spline, 6 layers": ({"prior": "spline", "prior_layers": 6}, {}),
     "posterior full_covariance": ({"posterior": "full_covariance"}, {}),
     "posterior iaf, 2 layers": ({"posterior": "iaf", "posterior_layers": 2}, {}),
     "posterior coupling, 2 layers": ({"posterior": "coupling", "posterior_layers": 2}, {}),
     "levels iwae": ({"levels": "iwae"}, {}),
     "levels hvae": ({"levels": "hvae"}, {}),
+    "levels hvae_branched": ({"levels": "hvae_branched"}, {}),
     "objective iwae, 5 draws": ({}, {"objective": "iwae", "particles": 5}),
     "objective dreg, 5 draws": ({}, {"objective": "dreg", "particles": 5}),
 }
@@ -110,15 +114,22 @@ def compare(device: torch.device, images: int, rounds: int, products: Products, 
 
     With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took beside the data
     set: on CUDA that of the device, on a CPU the growth of the process (None if the system does not report it).
+    A contender that fails has a row that says why under `failed`, here as below.
     """
     for name, network in NETWORKS.items():
         data = made_up_images(images // (network.cpu_divisor if device.type == "cpu" else 1), device)
         settings = training(network.batch_size, rounds)
-        ready = {key: warmed_up(build, network.model, data, settings) for key, build in contenders(device).items()}
-        runs = {key: epoch for key, (epoch, _) in ready.items()} | {FLOOR: products["float32"].on(device)}
-        seconds = alternate(runs, rounds, device, name)
+        ready, failed = {}, {}
+        for key, build in contenders(device).items():
+            with noted(failed, key):
+                ready[key] = warmed_up(build, network.model, data, settings)
+        runs = {key: epoch for key, (epoch, _) in ready.items()}
+        with noted(failed, FLOOR):
+            runs[FLOOR] = products["float32"].on(device)
+        seconds = alternate(runs, rounds, device, name, failed)
         flops = training_flops(VAE(network.model, SHAPE)) * len(data)
-        seconds[FLOOR] = floor = _floor(flops, products["float32"], seconds[FLOOR])
+        floor = _floor(flops, products["float32"], seconds.get(FLOOR, []))
+        seconds |= {FLOOR: floor} if floor else {}
         peaks = _peaks(name, len(data), {key: peak for key, (_, peak) in ready.items()}, device) if memory else {}
         for key, times in seconds.items():
             twin = BARE_CAPTURED if key in (CAPTURED, BARE_CAPTURED) else BARE
@@ -128,10 +139,12 @@ def compare(device: torch.device, images: int, rounds: int, products: Products, 
                 "contender": key,
                 **_epoch_values(times, len(data), scaled_to=images),
                 **_floor_values(floor, times, images / len(data)),
-                "speed_up_over_pyro": _ratio(seconds[PYRO], times),
-                "time_over_bare": _ratio(times, seconds[twin]),
+                **({"speed_up_over_pyro": _ratio(seconds[PYRO], times)} if PYRO in seconds else {}),
+                **({"time_over_bare": _ratio(times, seconds[twin])} if twin in seconds else {}),
                 "peak_mb": peaks.get(key),
             }
+        for key, reason in failed.items():
+            yield {"network": name, "batch_size": network.batch_size, "contender": key, "failed": reason}
 
 
 def growth(device: torch.device, images: int, rounds: int, products: Products) -> Iterator[Row]:
@@ -140,41 +153,49 @@ def growth(device: torch.device, images: int, rounds: int, products: Products) -
     A row's epoch has its own number of images; a quarter of `images` on a CPU, unless that is what grows.
     """
     build = trainer_graph if device.type == "cuda" else trainer_eager
-    ready, cases = {}, {}
-    for case in _growth_cases(device, images):
-        data, settings = made_up_images(case["images"], device), training(case["batch_size"], rounds, case["precision"])
-        with matrix_precision(case["precision"]):  # on CUDA a captured step keeps it
-            key = f"{case['axis']} {case['value']}"
-            ready[key], _ = warmed_up(build, case["model"], data, settings)
-            cases[key] = case
-    ready |= {f"{FLOOR}, {precision}": product.on(device) for precision, product in products.items()}
-    seconds = alternate(ready, rounds, device, "growth")
+    ready, failed = {}, {}
+    cases = {f"{case['axis']} {case['value']}": case for case in _growth_cases(device, images)}
     for key, case in cases.items():
+        data, settings = made_up_images(case["images"], device), training(case["batch_size"], rounds, case["precision"])
+        # On CUDA a captured step keeps the precision.
+        with noted(failed, key), matrix_precision(case["precision"]):
+            ready[key], _ = warmed_up(build, case["model"], data, settings)
+    floors = {precision: f"{FLOOR}, {precision}" for precision in products}
+    for precision, key in floors.items():
+        with noted(failed, key):
+            ready[key] = products[precision].on(device)
+    seconds = alternate(ready, rounds, device, "growth", failed)
+    for key, case in cases.items():
+        if key in failed:
+            yield case | {"model": case["model"].model_dump(), "failed": failed[key]}
+            continue
         model, precision, n = (case[name] for name in ("model", "precision", "images"))
-        floor = _floor(training_flops(VAE(model, SHAPE)) * n, products[precision], seconds[f"{FLOOR}, {precision}"])
+        flops = training_flops(VAE(model, SHAPE)) * n
+        floor = _floor(flops, products[precision], seconds.get(floors[precision], []))
         values = _epoch_values(seconds[key], n, scaled_to=n) | _floor_values(floor, seconds[key])
         yield case | {"model": model.model_dump()} | values
+    for precision, key in floors.items():
+        if key in failed:
+            yield {"axis": FLOOR, "value": precision, "failed": failed[key]}
 
 
 def family(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
-    """The trainer's epoch (captured on CUDA) for each part of the model family; on a CPU of a twentieth of `images`.
-
-    A part that fails has a row that says why under `failed`.
-    """
+    """The trainer's epoch (captured on CUDA) for each part of the model family; on a CPU of a twentieth of `images`."""
     build = trainer_graph if device.type == "cuda" else trainer_eager
     data = made_up_images(images // (20 if device.type == "cpu" else 1), device)
     base, settings = NETWORKS["784-400-50"].model, training(256, rounds)
-    ready = {}
+    ready, failed = {}, {}
     for name, (model, objective) in FAMILY.items():
-        try:
+        with noted(failed, name):
             changed = settings.model_copy(update=objective)
             ready[name], _ = warmed_up(build, base.model_copy(update=model), data, changed)
-        except (RuntimeError, WorkError) as error:  # the other parts can still be timed
-            yield {"part": name, "failed": str(error).partition("\n")[0]}
-    seconds = alternate(ready, rounds, device, "family")
+    seconds = alternate(ready, rounds, device, "family", failed)
     for name, times in seconds.items():
         values = _epoch_values(times, len(data), scaled_to=images)
-        yield {"part": name, **values, "time_over_textbook": _ratio(times, seconds["textbook"])}
+        ratio = {"time_over_textbook": _ratio(times, seconds["textbook"])} if "textbook" in seconds else {}
+        yield {"part": name, **values, **ratio}
+    for name, reason in failed.items():
+        yield {"part": name, "failed": reason}
 
 
 def evaluation(device: torch.device, images: int, rounds: int, products: Products) -> Iterator[Row]:
@@ -182,13 +203,19 @@ def evaluation(device: torch.device, images: int, rounds: int, products: Product
     data = made_up_images(max(images // (6 if device.type == "cuda" else 600), 1), device)
     split = Split(data, torch.zeros(len(data), dtype=torch.int64, device=device))
     models = {name: VAE(network.model, SHAPE).to(device) for name, network in NETWORKS.items()}
-    runs = {key: partial(_score_quietly, model, split) for key, model in models.items()}
-    for run in runs.values():
-        run()
-    seconds = alternate(runs | {FLOOR: products["float32"].on(device)}, rounds, device, "evaluation")
-    for name in models:
+    runs, failed = {}, {}
+    for name, model in models.items():
+        run = partial(_score_quietly, model, split)
+        with noted(failed, name):
+            run()
+            runs[name] = run
+    with noted(failed, FLOOR):
+        runs[FLOOR] = products["float32"].on(device)
+    seconds = alternate(runs, rounds, device, "evaluation", failed)
+    for name in [name for name in models if name not in failed]:
         draws, times = len(data) * IMPORTANCE_SAMPLES, seconds[name]
-        floor = _floor(forward_flops(models[name].decoder) * draws, products["float32"], seconds[FLOOR])
+        flops = forward_flops(models[name].decoder) * draws
+        floor = _floor(flops, products["float32"], seconds.get(FLOOR, []))
         yield {
             "network": name,
             "images": len(data),
@@ -197,6 +224,8 @@ def evaluation(device: torch.device, images: int, rounds: int, products: Product
             **_floor_values(floor, times),
             "seconds": times,
         }
+    for name, reason in failed.items():
+        yield {"network": name, "failed": reason}
 
 
 def made_up_images(n: int, device: torch.device, shape: tuple[int, int, int] = SHAPE) -> Tensor:
@@ -210,14 +239,19 @@ def training(batch_size: int, rounds: int, precision: Any = "float32") -> Train:
     plain = {
         "epochs": 1 + rounds,
         "batch_size": batch_size,
+        "shuffle": True,
         "learning_rate": 0.001,
         "schedule": "constant",
+        "adam_beta1": 0.9,
+        "weight_decay": 0.0,
+        "kl": "exact",
         "objective": "elbo",
         "particles": 1,
         "beta": 1.0,
         "free_bits": 0.0,
         "kl_warmup_epochs": 0,
         "gradient_clip": 0.0,
+        "normalize_gradients": False,
         "ema_decay": 0.0,
         "precision": precision,
     }
@@ -238,19 +272,34 @@ def warmed_up(build: Contender, model: Model, images: Tensor, settings: Train) -
     return epoch, peak
 
 
+@contextmanager
+def noted(failed: dict[str, str], name: str) -> Iterator[None]:
+    """Note in `failed` why what runs inside failed, so that all else can still be timed."""
+    try:
+        yield
+    except (RuntimeError, WorkError) as error:
+        failed[name] = str(error).partition("\n")[0]
+
+
 def alternate(
-    runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str
+    runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device, what: str, failed: dict[str, str]
 ) -> dict[str, list[float]]:
-    """The seconds of every run in every round; each contender takes one turn per round."""
+    """The seconds of every run in every round; each contender takes one turn per round.
+
+    One that fails is left out, and noted in `failed`.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in tqdm(range(rounds), desc=what, unit="round", leave=False, disable=None):
         for name, run in runs.items():
-            wait(device)
-            start = time.perf_counter()
-            run()
-            wait(device)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+            if name in failed:
+                continue
+            with noted(failed, name):
+                wait(device)
+                start = time.perf_counter()
+                run()
+                wait(device)
+                seconds[name].append(time.perf_counter() - start)
+    return {name: times for name, times in seconds.items() if name not in failed}
 
 
 def peak_resident(name: str, contender: str, images: int) -> float | None:
@@ -308,6 +357,9 @@ def _floor(flops: float, product: Product, seconds: list[float]) -> list[float]:
 
 
 def _floor_values(floor: list[float], seconds: list[float], scale: float = 1) -> Row:
+    """The floor's share, or nothing if its measurement failed."""
+    if not floor:
+        return {}
     return {"floor_ms": 1000 * statistics.median(floor) * scale, "share_of_floor": _ratio(floor, seconds)}
 
 
@@ -315,7 +367,7 @@ def _epoch_values(seconds: list[float], images: int, scaled_to: int) -> Row:
     median = statistics.median(seconds)
     return {
         "images": images,
-        "ms_an_epoch": 1000 * median * scaled_to / images,
+        "ms_per_epoch": 1000 * median * scaled_to / images,
         "images_per_second": images / median,
         "seconds": seconds,
     }

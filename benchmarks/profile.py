@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     try:
         with pyro.settings.context(**pyro.settings.get()):
-            settings = load_settings()
+            settings = load_settings("params.yaml")
             images, source = _images(settings, set_up(settings.train.device))
             rows = profile_epoch(settings, images, options.output)
     except InputError as error:

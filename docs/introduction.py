@@ -11,8 +11,8 @@
 #
 # A variational autoencoder (VAE) learns two networks: an *encoder* that turns an image into a distribution over a
 # small latent space, and a *decoder* that turns a point of that space back into an image. This notebook builds a VAE
-# with a latent space of two dimensions, so that you can see all of it, and trains it in a few seconds on the 8 x 8
-# digits that come with scikit-learn. Nothing is downloaded and no GPU is needed.
+# with a latent space of two dimensions, so that you can see the whole of it, and trains it in a few seconds on the
+# 8 x 8 digits that come with scikit-learn. Nothing is downloaded and no GPU is needed.
 #
 # To run it, type `make setup` in the project's folder, then open this file with the Python of `.venv` (in VS Code, or
 # with `.venv/bin/python -m pip install jupyterlab` and `.venv/bin/jupyter lab docs/introduction.ipynb`). To read it,
@@ -38,10 +38,10 @@ from ipywidgets import FloatSlider, interact
 from pyro.infer import TraceMeanField_ELBO
 from torch.nn import functional as F
 
-from vae.data.mirrors import fetch
-from vae.data.sources import read
 from vae.model import make_model
 from vae.settings import load_settings
+from vae.sources.datasets import read
+from vae.sources.mirrors import fetch
 
 PROJECT = next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "params.yaml").exists())
 
@@ -78,8 +78,8 @@ show([*test_images[:5], *torch.bernoulli(test_images[:5])], ["gray"] * 5 + ["dra
 # ## 1. Encode: an image as a distribution
 #
 # The model is this project's, with smaller networks than in `params.yaml`. For each image the encoder returns a mean
-# and a standard deviation for each of the two latent dimensions: a small cloud, not a point. This encoder has learned
-# nothing yet, so its answer means nothing yet.
+# and a standard deviation for each of the two latent dimensions: a small cloud, not a point. This encoder has not
+# learned anything yet, so its output is meaningless.
 
 # %%
 settings = load_settings(PROJECT / "params.yaml").model.model_copy(
@@ -125,7 +125,7 @@ show([digit, model.decode(z)], ["seen", "decoded"])
 #
 # - the **distortion**, minus the log-probability of the image's pixels under the decoder: how badly the draw describes
 #   the image;
-# - the **rate**, the Kullback-Leibler divergence of the cloud from the prior $N(0, I)$: how much the draw tells about
+# - the **rate**, the Kullback-Leibler divergence of the cloud from the prior $N(0, I)$: how much the draw reveals about
 #   the image.
 #
 # The four steps, written out:
@@ -155,14 +155,14 @@ print(f"by hand: {distortion:.3f} + {rate:.3f} = {distortion + rate:.3f} nats pe
 print(f"by Pyro: {by_pyro:.3f}")
 
 # %% [markdown]
-# The second number is what [Pyro](https://pyro.ai) makes of the same draw. It needs only the model's two programs,
-# `model.model` and `model.guide`. `vae/training` takes the same step, and adds what a long run wants: a schedule,
+# The second number is what [Pyro](https://pyro.ai) computes from the same draw. It needs only the model's two programs,
+# `model.model` and `model.guide`. `vae/training` takes the same step, and adds what a long run needs: a schedule,
 # checkpoints, a GPU that never waits.
 #
 # ## Watch it learn
 #
 # On the left the two terms, on the right the latent plane: each point is the mean of one training image's cloud,
-# colored by its digit. The model never sees the labels. Every ten epochs the picture is drawn anew.
+# colored by its digit. The model never sees the labels. The picture is redrawn every ten epochs.
 
 
 # %%
@@ -210,7 +210,7 @@ model, history = train(epochs=150, watch=True)
 # At first the distortion falls while the rate rises: to describe an image better, the draw has to say more about it.
 # The prior holds the clouds together in one place, and images of one digit gather.
 #
-# The digit of before, again encoded, sampled and decoded. The cloud is now small, so its draws decode to similar
+# The same digit as before, encoded again, sampled and decoded. The cloud is now small, so its draws decode to similar
 # images:
 
 # %%
@@ -222,7 +222,7 @@ show([test_images[0], digit, *(model.decode(posterior.sample()) for _ in range(6
 # %% [markdown]
 # ## Move through the latent plane
 #
-# What the decoder makes of each point of the plane:
+# Each point of the plane, decoded:
 
 # %% tags=["manifold"]
 steps = torch.linspace(-2.5, 2.5, 15)
@@ -243,7 +243,7 @@ plt.show()
 
 # %%
 def decode_at(z_1, z_2):
-    """Show what the decoder makes of a point."""
+    """Decode and show one point."""
     show(model.decode(torch.tensor([[z_1, z_2]])), [f"({z_1:.1f}, {z_2:.1f})"])
 
 

@@ -24,9 +24,42 @@ from vae.errors import (
 if TYPE_CHECKING:
     from vae.settings import Settings
 
+SETTINGS = "params.yaml"
 LOCK = Path("data/.checkpoints/stage.lock")
-PATIENCE = 10  # seconds that a stage waits for another one in the same folder
+POLL = 1  # seconds after which a stage looks again whether its DVC and its folder are there
 GRACE = 10  # seconds for a stage that was asked to stop to save its state
+PATIENCE = 2 * (POLL + GRACE)  # seconds that a stage waits for another one, which an orphan needs half of to end
+# The stage that writes each file, to name in the message about one that does not fit.
+WRITERS = {
+    "data/raw": "download",
+    "data/prepared": "prepare",
+    "data/classifier.safetensors": "classify",
+    "metrics/classify.json": "classify",
+    "data/model.safetensors": "train",
+    "data/snapshots.npz": "train",
+    "plots/history.csv": "train",
+    "metrics/train.json": "train",
+    "data/latents.npz": "evaluate",
+    "plots/confusion.csv": "evaluate",
+    "plots/error_by_class.csv": "evaluate",
+    "plots/kl_per_dimension.csv": "evaluate",
+    "metrics/evaluate.json": "evaluate",
+    "data/samples.npz": "sample",
+    "metrics/sample.json": "sample",
+    "plots/embedding.csv": "embed",
+    "plots/images": "plot",
+    "plots/report.html": "report",
+}
+# What lowers the memory that a stage needs.
+_MODEL = "make the model smaller (model.latent_dim and the widths)"
+MEMORY = {
+    "classify": "lower classify.batch_size or choose another train.device",
+    "train": f"lower train.batch_size or train.particles, {_MODEL} or choose another train.device",
+    "evaluate": f"lower evaluate.training_images, {_MODEL} or choose another train.device",
+    "sample": f"lower sample.images, {_MODEL} or choose another train.device",
+    "embed": "lower embed.images",
+    "plot": f"lower plot.dpi or plot.samples, or {_MODEL}",
+}
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish")
 
 # Read when libraries are first imported. Waiting threads spin only briefly, which is as fast as OpenMP's longer default
@@ -49,24 +82,27 @@ if sys.argv[:1] == ["-m"]:
     for _number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(_number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(_number, _end_at_once)
+    # Asks a training to finish after its epoch; before that, and in other stages, it must not kill.
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def run(stage: Callable[["Settings"], None]) -> None:
     """Run a stage on the settings in params.yaml; errors become a message and an exit status."""
-    from vae.settings import load_settings
-
     try:
         if len(sys.argv) > 1:
             raise InputError(f"{sys.argv[1]}: a stage takes no arguments; its settings are in params.yaml")
-        settings = load_settings()
-        with _signals_as_exceptions(), _alone(), _watched():
+        settings = _load_settings()
+        with _signals_as_exceptions(), alone(), _watched():
             stage(settings)
     except MissingFile as error:
         _fail(2, f"{error}; run `dvc repro` to create it")
     except DamagedFile as error:
         _fail(2, f"{error}; delete it and run `dvc repro`")
     except UnfitFile as error:
-        _fail(2, f"{error}; run `dvc repro` to recreate it")
+        stage_of = next((name for out, name in WRITERS.items() if Path(error.path).is_relative_to(out)), None)
+        command = f"dvc repro --force --single-item {stage_of}" if stage_of else "dvc repro"
+        _fail(2, f"{error}; run `{command}` to recreate it")
     except SettingError as error:
         _fail(2, f"params.yaml: {error}")
     except InputError as error:
@@ -81,9 +117,19 @@ def run(stage: Callable[["Settings"], None]) -> None:
         reason = memory_reason(error)
         if reason is None:
             raise
-        _fail(1, f"memory: {reason}; lower train.batch_size or train.particles, or choose another train.device")
+        advice = MEMORY.get(Path(sys.argv[0]).stem, "end other programs")
+        _fail(1, f"memory: {reason}; {advice}")
     except KeyboardInterrupt:
         _fail(130, "interrupted")
+
+
+def _load_settings() -> "Settings":
+    from vae.settings import load_settings
+
+    try:
+        return load_settings(SETTINGS)
+    except MissingFile as error:
+        raise InputError(f"{error}; run from the project's root") from error
 
 
 def _fail(status: int, message: str) -> NoReturn:
@@ -113,8 +159,12 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the folder's lock: if DVC is killed its stage keeps running, and no other stage may start beside it."""
+def alone() -> Iterator[None]:
+    """Hold the folder's lock: if DVC is killed its stage keeps running, and no other stage may start meanwhile.
+
+    Raises:
+        WorkError: another process has held it for longer than an orphaned stage needs to end.
+    """
     from filelock import FileLock, Timeout
 
     LOCK.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +179,7 @@ def _alone() -> Iterator[None]:
 @contextmanager
 def _watched() -> Iterator[None]:
     """End this stage within seconds once the DVC process that started it or its working folder is gone."""
-    parents = _parents() if os.getppid() == _PARENT else (_PARENT,)
+    parents = _parents() if "DVC_STAGE" in os.environ and os.getppid() == _PARENT else (_PARENT,)
     ended = threading.Event()
     threading.Thread(target=_watch, args=(parents, ended), daemon=True).start()
     try:
@@ -139,7 +189,7 @@ def _watched() -> Iterator[None]:
 
 
 def _watch(parents: tuple[int, ...], ended: threading.Event) -> None:
-    while not ended.wait(1):
+    while not ended.wait(POLL):
         if gone := _what_is_gone(parents):
             with suppress(OSError):
                 print(f"error: {gone}; stopping", file=sys.stderr, flush=True)
@@ -164,7 +214,7 @@ def _what_is_gone(parents: tuple[int, ...]) -> str | None:
 
 def _parents() -> tuple[int, ...]:
     """The process that started this one and, if that is a shell, the one that started the shell."""
-    import psutil
+    import psutil  # comes with DVC, without which this is not called
 
     with suppress(psutil.Error):
         parent = psutil.Process(os.getppid())

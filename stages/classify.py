@@ -1,7 +1,7 @@
 """Train the classifier that judges samples: data/prepared -> data/classifier.safetensors, metrics/classify.json."""
 
 from stages import run
-from vae.data.splits import read_split
+from vae.data.splits import read_splits
 from vae.device import set_up
 from vae.evaluation.classifier import accuracy, judge, save, train
 from vae.files import write_json
@@ -11,12 +11,11 @@ from vae.settings import Settings
 def classify(settings: Settings) -> None:
     """Train it on images as the model sees them, and test it on the pixels that the prepare stage drew."""
     device = set_up(settings.train.device)
-    training, metadata = read_split("data/prepared/train.safetensors", str(device))
-    test, _ = read_split("data/prepared/test.safetensors", str(device))
-    classes = metadata["classes"]
-    classifier = train(training, len(classes), metadata["binarization"] == "dynamic", settings.classify)
+    splits, prepared = read_splits("data/prepared", "train", "test")
+    training, test = splits["train"].to(device), splits["test"].to(device)
+    classifier = train(training, len(prepared["classes"]), prepared["binarization"] == "dynamic", settings.classify)
     share, error = accuracy(judge(classifier, test.images), test.labels)
-    save(classifier, "data/classifier.safetensors", classes)
+    save(classifier, "data/classifier.safetensors", prepared)
     measured = {"classifier_accuracy": share, "classifier_accuracy_stderr": error}
     write_json("metrics/classify.json", {name: round(value, 4) for name, value in measured.items()})
 

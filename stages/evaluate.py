@@ -5,12 +5,13 @@ from dataclasses import replace
 import torch
 
 from stages import run
+from vae.artifacts import check_finite
 from vae.data.images import Split, binarize
-from vae.data.splits import read_split
+from vae.data.splits import read_splits
 from vae.device import set_up
 from vae.evaluation import evaluate as findings
 from vae.files import write_arrays, write_csv, write_json
-from vae.model import load
+from vae.model import load_trained
 from vae.model.distributions.likelihoods import mark_relaxed
 from vae.seeds import derive
 from vae.settings import Settings
@@ -19,25 +20,27 @@ from vae.settings import Settings
 def evaluate(settings: Settings) -> None:
     """Evaluate every test image, with the pixels that the prepare stage drew."""
     device = set_up(settings.train.device)
-    model = load("data/model.safetensors", str(device))
-    test, metadata = read_split("data/prepared/test.safetensors", str(device))
-    training = _training_images(settings).to(device)
-    found = findings.examine(model, test, training, metadata["binarization"] != "none", settings.evaluate)
+    splits, prepared = read_splits("data/prepared", "train", "test")
+    model = load_trained("data/model.safetensors", prepared, str(device))
+    test = splits["test"].to(device)
+    training = _training_images(splits["train"], prepared["binarization"], settings).to(device)
+    found = findings.examine(model, test, training, prepared["binarization"] != "none", settings.evaluate)
+    metrics, arrays = findings.metrics(found, test.images[0].numel()), findings.arrays(found)
+    check_finite(metrics | arrays)
 
-    classes = metadata["classes"]
-    write_arrays("data/latents.npz", findings.arrays(found))
+    classes = prepared["classes"]
+    write_arrays("data/latents.npz", arrays)
     write_csv("plots/error_by_class.csv", findings.errors_by_class(found, classes))
     write_csv("plots/kl_per_dimension.csv", findings.ranked_kl(found))
     write_csv("plots/confusion.csv", findings.confusion(found, classes))
-    rounded = {name: round(value, 4) for name, value in findings.metrics(found, test.images[0].numel()).items()}
+    rounded = {name: round(value, 4) for name, value in metrics.items()}
     write_json("metrics/evaluate.json", mark_relaxed(rounded, model.settings.likelihood))
 
 
-def _training_images(settings: Settings) -> Split:
+def _training_images(split: Split, binarization: str, settings: Settings) -> Split:
     """The first training images, drawn once if training drew them anew for each mini-batch."""
-    split, metadata = read_split("data/prepared/train.safetensors")
     first = split.first(settings.evaluate.training_images)
-    if metadata["binarization"] == "dynamic":
+    if binarization == "dynamic":
         generator = torch.Generator().manual_seed(derive(settings.evaluate.seed, "evaluate.training"))
         return replace(first, images=binarize(first.images, "dynamic", generator))
     return first

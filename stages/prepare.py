@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from stages import run
-from vae.data.sources import class_names, read
 from vae.data.splits import make_splits, write_split
 from vae.settings import Settings
+from vae.sources.datasets import class_names, read
 
 RAW, PREPARED = Path("data/raw"), Path("data/prepared")
 

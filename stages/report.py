@@ -1,17 +1,21 @@
 """Put the run's metrics, pictures, settings and provenance on one self-contained page -> plots/report.html."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
+from matplotlib.image import imread
 
 from stages import run
+from vae.data.images import Split
+from vae.data.splits import read_splits
 from vae.errors import UnfitFile
-from vae.files import read_tensors, readable, replacing
+from vae.files import read_numbers, read_table, readable, replacing
+from vae.model import load_trained
 from vae.pictures.captions import DATASETS, describe
 from vae.report import provenance
-from vae.report.page import png_size, render
+from vae.report.page import render
+from vae.report.sections import BY_CLASS
 from vae.settings import Settings
 
 METRICS = ("metrics/train.json", "metrics/classify.json", "metrics/evaluate.json", "metrics/sample.json")
@@ -20,17 +24,19 @@ MODEL, PREPARED, PICTURES = Path("data/model.safetensors"), Path("data/prepared"
 
 def report(settings: Settings) -> None:
     """Gather the results of the earlier stages and their provenance."""
-    metadata = _read_metadata()
+    splits, prepared = read_splits(PREPARED, *_splits())
+    metadata = load_trained(MODEL, prepared).metadata
     shown = _settings(settings, metadata)
+    files = [*(PREPARED / f"{name}.safetensors" for name in splits), MODEL]
     page = render(
         title=f"A variational autoencoder on {DATASETS[metadata['dataset']]}",
         caption=describe(metadata, metadata["model"]["likelihood"]),
-        metrics={key: value for path in METRICS for key, value in _read_json(path).items()},
-        by_class=_read_rows("plots/error_by_class.csv"),
+        metrics={key: value for path in METRICS for key, value in read_numbers(path).items()},
+        by_class=_read_by_class(splits["test"], prepared["classes"]),
         pictures=_read_pictures(),
         settings=shown,
         provenance={
-            "Files (SHA-256)": {path.as_posix(): _checksum(path) for path in [*_splits(), MODEL]},
+            "Files (SHA-256)": {path.as_posix(): provenance.checksum(path) for path in files},
             "Training": metadata["provenance"],
             "Digests (SHA-256)": {"settings": provenance.settings_digest(shown)},
             "Versions": provenance.versions(),
@@ -38,13 +44,6 @@ def report(settings: Settings) -> None:
     )
     with replacing("plots/report.html") as file:
         file.write(page.encode())
-
-
-def _read_metadata() -> dict[str, Any]:
-    _, metadata = read_tensors(MODEL)
-    if "provenance" not in metadata:
-        raise UnfitFile(MODEL, "written by an older version of this code")
-    return metadata
 
 
 def _settings(settings: Settings, metadata: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -62,35 +61,32 @@ def _settings(settings: Settings, metadata: dict[str, Any]) -> dict[str, dict[st
     }
 
 
-def _splits() -> list[Path]:
-    paths = [PREPARED / f"{name}.safetensors" for name in ("train", "validation", "test")]
-    return [path for path in paths if path.exists() or path.stem != "validation"]
-
-
-def _checksum(path: Path) -> str:
-    read_tensors(path)  # raises if the file is missing or damaged
-    return provenance.checksum(path)
+def _splits() -> list[str]:
+    validated = (PREPARED / "validation.safetensors").exists()
+    return ["train", "validation", "test"] if validated else ["train", "test"]
 
 
 def _read_pictures() -> dict[str, bytes]:
     pictures = {}
     for path in sorted(PICTURES.glob("*.png")):
         with readable(path) as file:
+            imread(file, format="png")  # raises if anything in it is wrong
+            file.seek(0)
             pictures[path.stem] = file.read()
-            png_size(pictures[path.stem])
     if not pictures:
         raise UnfitFile(PICTURES, "no pictures")
     return pictures
 
 
-def _read_json(path: str) -> dict[str, Any]:
-    with readable(path) as file:
-        return dict(json.load(file))
-
-
-def _read_rows(path: str) -> list[dict[str, str]]:
-    with readable(path):
-        return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+def _read_by_class(test: Split, classes: list[str]) -> list[dict[str, str]]:
+    path = "plots/error_by_class.csv"
+    labels, counts = np.unique(test.labels.numpy(), return_counts=True)
+    first, *numbers = BY_CLASS
+    table = read_table(path, [first], numbers, rows=len(labels))
+    if table["class"] != [classes[label] for label in labels] or table.get("images") != counts.tolist():
+        raise UnfitFile(path, "its classes and images are not those of the test images")
+    texts = {name: [f"{value:g}" if name == "images" else str(value) for value in table[name]] for name in table}
+    return [dict(zip(texts, row, strict=True)) for row in zip(*texts.values(), strict=True)]
 
 
 if __name__ == "__main__":

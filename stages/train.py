@@ -1,5 +1,6 @@
 """Train the model on data/prepared; write it, snapshots of its reconstructions, the ELBO's history and metrics."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,69 +9,105 @@ import pyro
 import torch
 
 from stages import run
-from vae.data.splits import read_split
+from vae.artifacts import HISTORY
+from vae.data.splits import read_splits
 from vae.device import set_up
+from vae.errors import UnfitFile
 from vae.files import write_arrays, write_csv, write_json
 from vae.identity import code_identity, machine, versions
 from vae.model import VAE, make_model, save
 from vae.model.distributions.likelihoods import mark_relaxed
-from vae.settings import Model, Settings, Train
-from vae.training import checkpoints
+from vae.settings import Settings, Train, check_pixels
+from vae.training import checkpoints, signals
 from vae.training.choices import resolved
 from vae.training.data import Data
 from vae.training.gradients import compiler_version
 from vae.training.initialization import initialize
 from vae.training.loop import train
 from vae.training.progress import Progress
+from vae.training.tensorboard import Curves
 
-TERMS = ("elbo", "reconstruction_nll", "kl")
-HISTORY = (
-    "epoch",
-    *(f"{split}_{term}" for split in ("train", "validation") for term in TERMS),
-    "validation_bound",
-    "learning_rate",
-)
 PREPARED, SCRATCH = Path("data/prepared"), Path("data/.checkpoints")
+FINISH = Path("data/.finish")  # created by a person who wants the training to end after its epoch
+OF_LATER_STAGES = (Path("metrics/evaluate.json"), Path("metrics/sample.json"))  # which judge the model
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("stages/train.py", "vae/data/images.py", "vae/data/splits.py", "vae/model", "vae/training")  # as in dvc.yaml
+CODE = ("stages/train.py", "vae/data", "vae/model", "vae/training")  # as in dvc.yaml
 
 
 def train_stage(settings: Settings) -> None:
     """Train, resuming from the checkpoint of an interrupted run if there is one, and write the results."""
     device = set_up(settings.train.device)
-    data, indices, metadata = _read_data()
+    data, indices, metadata = read_data(settings)
     pyro.set_rng_seed(settings.train.seed)
     images = data.train.images
     model = make_model(settings.model, tuple(images.shape[1:]), len(metadata["classes"]))
-    initialize(model, images)
+    initialize(model, images, settings.train)
     chosen = resolved(settings.train, len(images), device)
-    identity = _identity(settings.model, chosen, data, metadata, device)
+    identity = identify(settings, data, metadata, device)
     folder = checkpoints.claim(SCRATCH, identity)
-    for other, reason in checkpoints.others(folder).items():
-        print(f"{other}: not used, {reason}; delete it if you no longer need it")
-    progress = train(model.to(device), data, settings.train, folder)
+    for other, reason in checkpoints.others(SCRATCH, identity).items():
+        print(f"{other}: not used, {reason}; `python -m tools.checkpoints --remove` removes such folders")
+    progress, cut_short = _train(model.to(device), data, settings, folder)
     known = metadata | {"provenance": _provenance(identity)}
-    _write(model, progress, indices, settings.model_copy(update={"train": chosen}), known)
-    if not settings.train.keep_checkpoint:
-        checkpoints.remove(folder)
+    _write(model, progress, indices, chosen, known)
+    write_progress(progress, settings, cut_short)
+    if cut_short:
+        print(
+            f"ended as asked after epoch {progress.epoch} of {settings.train.epochs}; metrics/train.json says so, but "
+            "DVC takes it for the full run: `dvc repro --force --single-item train` trains the rest"
+        )
+    elif not settings.train.keep_checkpoint:
+        with suppress(OSError):  # the results are complete without it
+            checkpoints.remove(folder)
 
 
-def _read_data() -> tuple[Data, np.ndarray, dict[str, Any]]:
-    split, metadata = read_split(PREPARED / "train.safetensors")
-    test, _ = read_split(PREPARED / "test.safetensors")
-    validation = None
-    if (PREPARED / "validation.safetensors").exists():
-        validation, _ = read_split(PREPARED / "validation.safetensors")
+def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Progress, bool]:
+    """Train under the eyes of whoever watches; also return whether somebody had it end before its last epoch."""
+    curves = Curves(Path(settings.train.tensorboard) / folder.name) if settings.train.tensorboard else None
+    # Until their stages run again they are another model's; without them `dvc exp show` shows no value.
+    for path in OF_LATER_STAGES:
+        path.unlink(missing_ok=True)
+    FINISH.unlink(missing_ok=True)  # meant for an earlier run
+    cut_short = False
+
+    def after_epoch(progress: Progress) -> None:
+        with suppress(PermissionError):  # Windows replaces no file that somebody reads; the next epoch does
+            write_progress(progress, settings, durable=False)
+        if curves:
+            curves.write(progress.history)
+
+    def finish_now() -> bool:
+        nonlocal cut_short
+        cut_short = bool(received) or FINISH.exists()
+        return cut_short
+
+    with signals.collected(signals.FINISH) as received:
+        progress = train(model, data, settings.train, folder, after_epoch, finish_now)
+    FINISH.unlink(missing_ok=True)
+    return progress, cut_short
+
+
+def read_data(settings: Settings) -> tuple[Data, np.ndarray, dict[str, Any]]:
+    """The prepared data, the places of the shown images in the test split, and the training split's metadata."""
+    validated = ["validation"] if (PREPARED / "validation.safetensors").exists() else []
+    splits, metadata = read_splits(PREPARED, "train", "test", *validated)
+    try:
+        check_pixels(settings.model.likelihood, metadata["binarization"])
+    except ValueError as error:
+        raise UnfitFile(PREPARED / "train.safetensors", f"prepared with other settings ({error})") from error
+    train, test = splits["train"], splits["test"]
     # One test image per class, to show how reconstructions improve; nothing is learned from them.
     _, first = np.unique(test.labels.numpy(), return_index=True)
-    return Data(split, validation, test[first], metadata["binarization"] == "dynamic"), first, metadata
+    draw = metadata["binarization"] == "dynamic"
+    return Data(train, splits.get("validation"), test[first], draw), first, metadata
 
 
-def _identity(model: Model, train: Train, data: Data, metadata: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def identify(settings: Settings, data: Data, metadata: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Everything that the trained model depends on, part by part."""
+    train = resolved(settings.train, len(data.train), device)
     # Only a constant learning rate does not depend on the number of epochs.
     ignored = train.WITHOUT_EFFECT | ({"epochs"} if train.schedule == "constant" else set())
-    sections = {"model": model.model_dump(), "train": train.model_dump(exclude=ignored)}
+    sections = {"model": settings.model.model_dump(), "train": train.model_dump(exclude=ignored)}
     splits = dict(zip(("train", "validation", "showcase"), data.splits, strict=True))
     images = {name: checkpoints.digest(split.images, split.labels) for name, split in splits.items() if split}
     return {
@@ -88,25 +125,29 @@ def _provenance(identity: dict[str, Any]) -> dict[str, str]:
     return {"code": checkpoints.digest(identity["code"]), "device": identity["device"], **identity["versions"]}
 
 
-def _write(model: VAE, progress: Progress, indices: np.ndarray, settings: Settings, metadata: dict[str, Any]) -> None:
-    last = progress.history[progress.best_epoch - 1]
-    scores = {name: last[name] for name in ("train_elbo", "validation_elbo") if name in last}
-    scores = mark_relaxed(scores, settings.model.likelihood)
+def _write(model: VAE, progress: Progress, indices: np.ndarray, train: Train, metadata: dict[str, Any]) -> None:
     known = {
         **metadata,
-        "train": settings.train.model_dump(exclude=set(settings.train.WITHOUT_EFFECT)),
+        "train": train.model_dump(exclude=set(train.WITHOUT_EFFECT)),
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
         "latent_dim": model.latent_dim,
     }
-    save(model, "data/model.safetensors", settings.model, known)
+    save(model, "data/model.safetensors", model.settings, known)
     epochs = np.array(list(progress.snapshots))
     probabilities = torch.stack(list(progress.snapshots.values())).numpy()
     write_arrays("data/snapshots.npz", {"indices": indices, "epochs": epochs, "probabilities": probabilities})
+
+
+def write_progress(progress: Progress, settings: Settings, cut_short: bool = False, durable: bool = True) -> None:
+    """Write the history and the metrics up to now, whole."""
     # All columns in every run, so that `dvc plots` finds those it draws.
     columns = dict.fromkeys(HISTORY, "")
-    write_csv("plots/history.csv", [columns | row for row in progress.history])
-    write_json("metrics/train.json", {**scores, "best_epoch": progress.best_epoch})
+    write_csv("plots/history.csv", [columns | row for row in progress.history], durable)
+    best = progress.history[progress.best_epoch - 1]
+    scores = {name: best[name] for name in ("train_elbo", "validation_elbo") if name in best}
+    scores = mark_relaxed(scores, settings.model.likelihood) | {"best_epoch": progress.best_epoch}
+    write_json("metrics/train.json", scores | ({"epochs": progress.epoch} if cut_short else {}), durable)
 
 
 if __name__ == "__main__":

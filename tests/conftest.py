@@ -1,7 +1,9 @@
 """What the tests share: settings, small data and models, and torch and Pyro left as they were found."""
 
 import copy
+import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,10 @@ from vae.device import set_up
 from vae.model import VAE
 from vae.settings import parse_settings
 
-pytest_plugins = ["tests.checkouts"]
+pytest_plugins = ["tests.checkouts", "tests.fake_cuda"]
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="relies on /proc or limits that only Linux has")
+posix_only = pytest.mark.skipif(os.name != "posix", reason="relies on pipes or links, which Windows lacks or forbids")
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_bytes())

@@ -97,6 +97,15 @@ def test_threads_follow_the_cores_that_may_be_used(monkeypatch, cores, threads):
     assert torch.get_num_threads() == threads
 
 
+def test_where_no_limit_is_known_threads_follow_all_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delattr(device.os, "sched_getaffinity", raising=False)  # as on macOS and Windows
+    for cores, threads in ((6, 6), (64, MOST_THREADS), (None, 1)):
+        monkeypatch.setattr(device.os, "cpu_count", lambda cores=cores: cores)
+        set_up("cpu")
+        assert torch.get_num_threads() == threads
+
+
 @pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("2", 2), ("64", 3), ("", 3), ("0", 3), ("many", 3)])
 def test_omp_num_threads_is_an_upper_limit(monkeypatch, asked, threads):
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(3)), raising=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.train import OF_LATER_STAGES
 from vae.settings import Train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,13 +18,14 @@ PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = PIPELINE["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 PACKAGES = ("stages", "vae")
-SCRATCH = "data/.checkpoints"
+SCRATCH, FINISH = "data/.checkpoints", "data/.finish"
 PAGE = "plots/report.html"  # for people: no later stage reads it
 WITHOUT_EFFECT = {f"train.{key}" for key in Train.WITHOUT_EFFECT}
 # What every stage stands on and none depends on: see "What an edit runs again" in CONTRIBUTING.md.
 GROUND = (
     "stages/__init__.py",
     "vae/__init__.py",
+    "vae/artifacts.py",
     "vae/device.py",
     "vae/errors.py",
     "vae/files.py",
@@ -33,7 +35,7 @@ GROUND = (
 )
 GROUND_FOLDER = "vae/settings"
 MOST_CODE_PATHS = 6  # a stage
-MOST_CODE_COLUMNS, MOST_COLUMNS = 20, 33  # of dependencies in `dvc exp show`
+MOST_CODE_COLUMNS, MOST_COLUMNS = 18, 30  # of dependencies in `dvc exp show`
 
 
 def paths(stage, *kinds):
@@ -70,6 +72,9 @@ def parse(path):
 def imported_files(root, path):
     """The files of this project that the import statements anywhere in a module read, packages included."""
     modules = set()
+    if "iter_modules(__path__)" in (root / path).read_text():  # a package that imports all of its modules
+        package = Path(path).parent
+        modules |= {".".join([*package.parts, file.stem]) for file in (root / package).glob("[!_]*.py")}
     for node in executed(parse(root / path)):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
@@ -268,11 +273,24 @@ def lies_in(path, folder):
 def test_every_path_that_a_script_mentions_even_in_words_is_declared(stage):
     mentioned = paths_in((ROOT / f"stages/{stage}.py").read_text())
     declared = [*paths(stage, "deps", "outs", "metrics"), SCRATCH]
+    if stage == "train":
+        declared += [FINISH, *withdrawn()]
     assert not [path for path in mentioned if not any(lies_in(path, known) for known in declared)]
 
 
+def withdrawn():
+    """The metrics of stages that judge the model, which a training removes."""
+    return [
+        path for name in STAGES if "data/model.safetensors" in paths(name, "deps") for path in paths(name, "metrics")
+    ]
+
+
+def test_a_training_withdraws_the_metrics_of_all_stages_that_judge_the_model():
+    assert sorted(withdrawn()) == sorted(path.as_posix() for path in OF_LATER_STAGES)
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_declared_path_stands_in_the_scripts_code(stage):
+def test_every_declared_path_is_in_the_scripts_code(stage):
     used = paths_in(strings(parse(ROOT / f"stages/{stage}.py")))
     declared = [path for path in paths(stage, "deps", "outs", "metrics") if not is_code(path)]
     assert declared
@@ -410,7 +428,7 @@ def test_no_file_is_both_a_stages_plot_and_one_at_the_top_level():
     assert not set(drawn()) & {path for stage in STAGES for path in paths(stage, "plots")}
 
 
-def test_checkpoints_are_hidden_from_git_and_dvc(is_ignored):
-    assert is_ignored(f"{SCRATCH}/lock")
+def test_checkpoints_and_requests_are_hidden_from_git_and_dvc(is_ignored):
+    assert is_ignored(f"{SCRATCH}/lock") and is_ignored(FINISH)
     assert f"/{SCRATCH}/" in (ROOT / ".dvcignore").read_text().split()
     assert not [path for stage in STAGES for path in paths(stage, "deps", "outs") if lies_in(path, SCRATCH)]

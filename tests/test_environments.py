@@ -62,6 +62,28 @@ def test_the_conda_environment_installs_the_requirements_on_a_python_that_is_all
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(by_conda["python"])
 
 
+def test_the_hosted_jobs_without_make_install_extras_that_exist_and_all_that_quick_tests_need() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]
+    assert jobs["systems"]["strategy"]["matrix"]["system"] == ["macos-latest", "windows-latest"]
+    install, run = (step["run"] for step in jobs["systems"]["steps"] if "run" in step)
+    extras = set(re.fullmatch(r"pip install --editable '\.\[([\w,]+)\]'", install)[1].split(","))
+    # Graphviz has no program there to draw with, and remotes are only in the slow tests.
+    assert extras == set(EXTRAS) - {"graph", "sharing"}
+    assert run == "pytest -m 'not slow'"
+
+
+def test_make_installs_every_extra() -> None:
+    lists = re.findall(r"--editable '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text())
+    assert [set(extras.split(",")) for extras in lists] == [set(EXTRAS)] * 2
+
+
+def test_the_citation_names_a_version_only_if_the_changelog_calls_it_released() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    released = re.findall(r"^## \[([\d.]+)\] - ([\d-]+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    named = [(citation["version"], str(citation["date-released"]))] if "version" in citation else []
+    assert named == released[:1]
+
+
 def test_everything_that_the_dockerfile_copies_is_in_the_repository() -> None:
     ignored = statements(ROOT / ".dockerignore")
     for copy in instructions("COPY"):

@@ -80,7 +80,7 @@ def test_everything_else_counts(old, new):
     assert statements(SOURCE.replace(old, new)) != statements(SOURCE)
 
 
-def test_an_identity_tells_names_and_code_and_nothing_else(tmp_path):
+def test_an_identity_depends_on_names_and_code_and_nothing_else(tmp_path):
     def identity(files):
         for path in tmp_path.rglob("*.*"):
             path.unlink()
@@ -101,7 +101,7 @@ def test_an_identity_is_the_same_in_every_version_of_python(tmp_path):
     assert code_identity(tmp_path / "code.py") == "aeed117576ecba2f"
 
 
-def test_the_machine_is_told_by_its_type(monkeypatch):
+def test_the_machine_is_named_by_its_type(monkeypatch):
     assert machine(torch.device("cpu")).startswith("CPU (")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
     assert machine(torch.device("cuda")).startswith("NVIDIA H200 (")

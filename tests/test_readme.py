@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from tests.checkouts import ENVIRONMENT, ROOT, call
+from tools.pictures import METRICS, metrics_page, with_first_metrics
+from tools.record import read_record
 from tools.run import names, read_experiment
 from vae.errors import InputError
 
@@ -49,6 +51,7 @@ def test_make_repro_runs_the_pipeline_and_shows_the_metrics(checkout: Path) -> N
     assert "up to date" in output
     assert "test_nll" in output
     assert "agrees with the record" in output
+    assert "test_nll" in (checkout / "data/model-card.md").read_text()
 
 
 def test_make_verify_agrees_with_a_run_that_is_the_record(checkout: Path) -> None:
@@ -67,6 +70,23 @@ def test_make_gpu_says_in_one_line_that_there_is_none(checkout: Path) -> None:
     )
     assert done.returncode == 2
     assert len([line for line in done.stderr.splitlines() if not line.startswith("make")]) == 1
+
+
+def test_the_metrics_shown_are_the_committed_ones() -> None:
+    record = read_record(ROOT)
+    advice = "run `make pictures` and commit what it changes together with metrics/"
+    assert README.read_text() == with_first_metrics(README.read_text(), record), advice
+    assert (ROOT / METRICS).read_text() == metrics_page(record), advice
+
+
+def test_the_table_of_experiments_fits_a_terminal(checkout: Path) -> None:
+    (command,) = [command for command in COMMANDS if command.startswith("dvc exp show")]
+    call(checkout, *shlex.split("dvc exp run --name more --set-param evaluate.importance_samples=6 evaluate"))
+    shown = call(checkout, *shlex.split(command))
+    assert "more" in shown and "test_nll" in shown and "importance_samples" in shown
+    assert max(map(len, shown.splitlines())) <= 120
+    header = call(checkout, *shlex.split(command), "--csv").splitlines()[0]
+    assert len(header.split(",")) <= 12
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("make ")])

@@ -1,4 +1,4 @@
-"""Write a model card beside the weights: `python -m tools.card [FOLDER]` makes FOLDER/data/model-card.md.
+"""Write a model card next to the weights: `python -m tools.card [FOLDER]` makes FOLDER/data/model-card.md.
 
 It says what the model is, what it was trained on, how well it does, what it should not be used for, and where it comes
 from, all based on data/model.safetensors, metrics/*.json and params.yaml. Equal files give equal bytes.
@@ -40,16 +40,16 @@ the same protocol.
 ## What it is not for
 
 - Images of another kind, size or binarization: the model gives no sign that they are unfamiliar.
-- Recognition that somebody relies on: {recognition}.
+- Recognition that anyone relies on: {recognition}.
 - Decisions about people, in whole or in part. The images are handwriting or clothes of few writers and makers, and
-  stand for no population.
-- Judging by density alone that an image is out of place: likelihoods of autoencoders are known to fail at that.
+  represent no population.
+- Detecting out-of-distribution images by likelihood alone, which is known to fail.
 - {likelihood}
 
 ## Metrics
 
 On the test set, from `metrics/`. Standard errors are over images and draws for these weights; another training seed
-moves the values too. The accuracy of measures without an error is unknown.
+changes the values too. The uncertainty of measures without an error is unknown.
 
 {metrics}
 
@@ -101,10 +101,10 @@ def model_card(
 
 def _recognition(metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
     if metadata["model"]["condition"] == "label":
-        return "labels are among its inputs, it cannot tell them"
-    if "neighbour_accuracy" not in metrics:
+        return "labels are among its inputs, so it cannot predict them"
+    if "neighbor_accuracy" not in metrics:
         return "it was trained without labels"
-    accuracy = f"{metrics['neighbour_accuracy']:.1%}"
+    accuracy = f"{metrics['neighbor_accuracy']:.1%}"
     return f"it was trained without labels; nearest neighbors in its latent space get {accuracy} of test images right"
 
 

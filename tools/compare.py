@@ -1,7 +1,7 @@
 """Put two runs side by side on one HTML page: `python -m tools.compare REV REV [--output FILE]`.
 
 REV is any Git revision, the name of a DVC experiment, or `workspace`; the workspace stays as it is. The page holds the
-metrics with their differences, the settings that differ, the ELBO's curves laid over each other, and both models'
+metrics with their differences, the settings that differ, the ELBO's curves overlaid, and both models'
 results for the same test images and draws. Where both runs kept the values of the same test images, a difference comes
 with its standard error over the images, paired. The page omits whatever a run no longer has, and says so.
 """
@@ -212,7 +212,7 @@ def _setting(value: Any) -> str:
 
 
 def draw_curves(histories: Sequence[pd.DataFrame]) -> bytes:
-    """Both runs' ELBO over the epochs as a PNG file; columns `epoch`, `train_elbo` and, perhaps, `validation_elbo`."""
+    """Both runs' ELBO over the epochs as a PNG file; columns `epoch`, `train_elbo` and optionally `validation_elbo`."""
     figure = Figure((6.4, 4), dpi=150, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     for name, color, history in zip("AB", COLORS, histories, strict=True):
@@ -246,22 +246,20 @@ def _reconstructions(models: Sequence[VAE], test: Mapping[str, Tensor]) -> list[
 def _samples(models: Sequence[VAE]) -> list[tuple[str, str]]:
     shown = []
     for name, model in zip("AB", models, strict=True):
-        labels = torch.arange(SAMPLES) % len(model.metadata["classes"])
+        labels = torch.arange(SAMPLES) % max(model.classes, 1)
         shown.append((name, _uri(tile(model.sample(SAMPLES, SEED, labels), SAMPLE_COLUMNS))))
     return shown
 
 
 def _describe_draws(models: Sequence[VAE]) -> str:
-    parts = [
-        (model.metadata["model"]["prior"], model.metadata["model"]["levels"], model.latent_dim) for model in models
-    ]
+    parts = [(model.settings.prior, model.settings.levels, model.latent_dim) for model in models]
     if parts[0] == parts[1]:
         return "Both models decode the same random draws, in the same positions."
     return "The random numbers have the same seed, but the models' priors differ, so positions do not correspond."
 
 
 def tile(images: Tensor, columns: int) -> bytes:
-    """Join images (n, [channels,] height, width) in [0, 1] to one PNG file, on a white ground."""
+    """Join images (n, [channels,] height, width) in [0, 1] into one PNG file, on white."""
     gap = 1
     images = images if images.dim() == 4 else images[:, None]
     n, channels, height, width = images.shape

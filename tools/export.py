@@ -42,11 +42,11 @@ Arrays = dict[str, np.ndarray]
 class Encoder(nn.Module):
     """A model's posterior as a tuple of tensors, in the order of `outputs`."""
 
-    def __init__(self, model: VAE, posterior: str) -> None:
+    def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
         # Of two levels the second one's scale depends on a draw of the first.
-        self.scale = SCALES.get(posterior) if len(model.latent_shapes) == 1 else None
+        self.scale = SCALES.get(model.settings.posterior) if len(model.latent_shapes) == 1 else None
         self.outputs = ["center", *([self.scale] if self.scale else [])]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -89,8 +89,7 @@ def parts(model: VAE) -> dict[str, Part]:
     def latents(n: int) -> dict[str, Tensor]:
         return {"latents": torch.randn(n, model.latent_dim, generator=generator), **labels(n)}
 
-    encoder = Encoder(model, model.metadata["model"]["posterior"])
-    return {"encoder": Part(encoder.eval(), images), "decoder": Part(Decoder(model).eval(), latents)}
+    return {"encoder": Part(Encoder(model).eval(), images), "decoder": Part(Decoder(model).eval(), latents)}
 
 
 def export(part: Part) -> torch.export.ExportedProgram:
@@ -134,12 +133,12 @@ def write_onnx(program: torch.export.ExportedProgram, part: Part, path: Path, me
 
 
 def run_torch(path: Path, inputs: Mapping[str, Tensor]) -> list[np.ndarray]:
-    """What a program makes of inputs."""
+    """A program's outputs."""
     return [output.numpy() for output in torch.export.load(path).module()(**inputs)]
 
 
 def run_onnx(path: Path, inputs: Mapping[str, Tensor]) -> list[np.ndarray]:
-    """What an ONNX file makes of inputs, by onnxruntime on the CPU."""
+    """An ONNX file's outputs, computed by onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -161,7 +160,7 @@ def check(path: Path, part: Part, run: Callable[[Path, Mapping[str, Tensor]], li
 
 
 def export_model(form: str, source: Path, folder: Path) -> list[Path]:
-    """Export the model in the file `source` in the format `form`, checked; gives the files.
+    """Export the model in the file `source` in the format `form`, check the files and return their paths.
 
     Raises:
         InputError: the model cannot be read, or packages are missing.

@@ -1,6 +1,6 @@
 """Draw the graphs of the model p(x, z) and of its guide q(z | x): `python -m tools.graph [FOLDER]`.
 
-They are those of data/model.safetensors or, where there is none yet, of the settings in params.yaml. Graphviz must be
+They show data/model.safetensors or, if there is none yet, the model that params.yaml describes. Graphviz must be
 installed, the program and Python's package.
 """
 
@@ -32,8 +32,10 @@ class Data(dist.Delta):
 
 
 def read_model() -> VAE:
-    """The trained model where there is one, else an untrained one of the same form."""
-    return load(MODEL) if MODEL.exists() else make_model(load_settings().model, IMAGE_SHAPE, CLASSES).eval()
+    """The trained model if there is one, else an untrained one of the same structure."""
+    return (
+        load(MODEL) if MODEL.exists() else make_model(load_settings("params.yaml").model, IMAGE_SHAPE, CLASSES).eval()
+    )
 
 
 def draw(model: VAE) -> dict[str, bytes]:
@@ -59,7 +61,7 @@ def _is_there(name: str) -> bool:
 
 
 def _given_images(guide: Callable[[Tensor, Tensor], None]) -> Callable[[Tensor, Tensor], None]:
-    """The guide with the images as a site, as Pyro draws no plain arguments."""
+    """The guide with the images as a site, since Pyro does not draw plain arguments."""
 
     def given(images: Tensor, labels: Tensor) -> None:
         with pyro.plate("images", len(images)):

@@ -11,7 +11,7 @@ import yaml
 
 from vae.errors import InputError
 from vae.evaluation.measures import BESIDE, RELAXED
-from vae.settings import Train
+from vae.settings import Train, parse_yaml, read_yaml
 
 TOLERANCES = Path(__file__).with_name("tolerances.yaml")
 MODEL, REPORT = Path("data/model.safetensors"), Path("plots/report.html")
@@ -20,7 +20,7 @@ Metrics = dict[str, float]
 
 
 class Deviation(NamedTuple):
-    """A metric of a run beside the committed one; None where there is no such value."""
+    """A metric of a run and the committed one; None for a missing value."""
 
     metric: str
     value: float | None
@@ -73,7 +73,7 @@ def read_record(folder: Path) -> Metrics | None:
 
 
 def compare(folder: Path) -> list[Deviation]:
-    """Each metric of a folder's finished run beside the record.
+    """Each metric of a folder's finished run, compared with the record.
 
     Raises:
         InputError: there is no run or no record, or the run has other settings than those committed.
@@ -82,14 +82,14 @@ def compare(folder: Path) -> list[Deviation]:
     record = read_record(folder)
     if record is None:
         raise InputError(f"{folder / 'metrics'}: no record, as no metrics are committed to Git here")
-    committed = yaml.safe_load(_git(folder, "show", "HEAD:./params.yaml") or "{}")
-    if changes := _changes(committed, yaml.safe_load((folder / "params.yaml").read_text())):
+    committed = parse_yaml(_git(folder, "show", "HEAD:./params.yaml") or "{}", "HEAD:params.yaml")
+    if changes := _changes(committed, read_yaml(folder / "params.yaml")):
         raise InputError(f"params.yaml: settings differ from the record's: {', '.join(changes)}")
     return deviations(read_metrics(folder), record)
 
 
 def deviations(run: Mapping[str, float], record: Mapping[str, float]) -> list[Deviation]:
-    """Each metric of either, in the record's order; what stands beside another metric is not compared."""
+    """Each metric of either, in the record's order; standard errors and real-image values are skipped."""
     tolerances = yaml.safe_load(TOLERANCES.read_text())
     return [
         Deviation(key, run.get(key), record.get(key), tolerances.get(key.removeprefix(RELAXED)))

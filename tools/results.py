@@ -91,9 +91,9 @@ budget, not with the published number. Runs that shared a machine with other wor
 NOT_RUN_INTRODUCTION = """\
 ## Not run
 
-These experiments have no record of this code, so nothing is known of how close they come to the published numbers. At
-full length most of them need a GPU; `python -m tools.orders` runs the short ones. (`make demo` runs `demo`, but keeps
-no record.)
+These experiments have no record of this code, so it is unknown how close they come to the published numbers. At full
+length most of them need a GPU; `python -m tools.orders` runs the short ones. (`make demo` runs `demo`, but keeps no
+record.)
 """
 DEPARTURES_INTRODUCTION = """\
 ## Departures from the papers' protocols

@@ -50,7 +50,7 @@ def open_run(name: str) -> Run:
 
 
 def read(run: Run, path: str, reader: Callable[[Path], T]) -> T:
-    """What `reader` makes of a copy of one of the run's files.
+    """Apply `reader` to a copy of one of the run's files.
 
     Raises:
         InputError: the run has no such file, it is neither in the cache nor in a remote, or the reader refuses it.
@@ -98,7 +98,7 @@ def read_metrics(run: Run) -> dict[str, float]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; raises InputError where it holds none."""
+    """The mapping in a JSON file; raises InputError if it holds none."""
     try:
         return dict(json.loads(path.read_text()))
     except ValueError as error:

@@ -1,7 +1,7 @@
 """Run a named experiment: `python -m tools.run NAME`.
 
-experiments/NAME.yaml holds what differs from params.yaml. The run goes through `dvc exp run`, so that it lands in
-`dvc exp show`; further options go to it as they are, such as `--queue` or `-S train.epochs=20`. With `--folder` the
+experiments/NAME.yaml holds what differs from params.yaml. The run goes through `dvc exp run`, so that it appears in
+`dvc exp show`; further options are passed on, such as `--queue` or `-S train.epochs=20`. With `--folder` the
 run happens in a copy of the project, which leaves this one as it is, and without DVC where none is installed. Such a
 folder is new, empty, or one that an earlier run made: nothing else is ever removed. With `--record` it ends with the
 evaluation and is kept in experiments/results/ by the name of the experiment and the training seed.
@@ -47,11 +47,11 @@ Changes = dict[str, dict[str, Any]]
 
 def names() -> list[str]:
     """The names of all experiments, in alphabetical order."""
-    return sorted(str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml"))
+    return sorted(path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in EXPERIMENTS.rglob("*.yaml"))
 
 
 def read_experiment(name: str, assignments: Sequence[str] = ()) -> Changes:
-    """Read what an experiment changes, section by section; assignments such as `train.epochs=20` come on top.
+    """Read what an experiment changes, section by section; assignments such as `train.epochs=20` are applied on top.
 
     Raises:
         InputError: there is no such experiment, or it does not fit params.yaml; the message names the key.
@@ -71,7 +71,7 @@ def read_experiment(name: str, assignments: Sequence[str] = ()) -> Changes:
 
 
 def _sections(values: Any, source: str) -> Changes:
-    """Check that values read from a file are keys in sections; which of them there are is for `parse_settings`."""
+    """Check that values read from a file are keys in sections; `parse_settings` checks which keys exist."""
     if not isinstance(values, dict) or not all(isinstance(keys, dict) for keys in values.values()):
         raise InputError(f"{source}: not sections of keys; allowed is, for example, `epochs: 20` below `train:`")
     return values
@@ -84,7 +84,7 @@ def changed(settings: Changes, changes: Changes) -> Changes:
 
 
 def run_here(name: str, changes: Changes, options: Sequence[str]) -> None:
-    """Run through `dvc exp run` in this workspace; `options` go to it as they are."""
+    """Run through `dvc exp run` in this workspace; `options` are passed on."""
     values = [f"{section}.{key}={json.dumps(value)}" for section, key, value in _flat(changes)]
     arguments = [argument for value in values for argument in ("--set-param", value)]
     _call("-m", "dvc", "exp", "run", "--name", name.replace("/", "-"), *arguments, *options, folder=Path())
@@ -180,8 +180,9 @@ def _flat(changes: Changes) -> Iterator[tuple[str, str, Any]]:
 
 
 def environment() -> dict[str, str]:
-    """The variables for a DVC whose stages' `python` is this one, whether or not its environment is activated."""
-    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    """The variables for a DVC that reports nothing, and whose stages' `python` is this one, activated or not."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
 
 
 def _call(*arguments: str, folder: Path) -> None:

@@ -90,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         names = queue(arguments.seeds, arguments.assignments)
-        # It ends with status 0 even when experiments failed; their states tell.
+        # It ends with status 0 even when experiments failed; their states say which.
         subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--run-all"], env=environment(), stdout=sys.stderr)
         ended = results(names)
     except (InputError, WorkError) as error:
@@ -100,7 +100,7 @@ def main() -> None:
         print(table(COLUMNS, summary(list(ended.values()))))
     failed = [f"{seed} ({name})" for seed, name in enumerate(names) if name not in ended]
     if failed:
-        print(f"error: failed seeds: {', '.join(failed)}; `dvc queue logs NAME` tells why", file=sys.stderr)
+        print(f"error: failed seeds: {', '.join(failed)}; `dvc queue logs NAME` shows why", file=sys.stderr)
         sys.exit(1)
 
 

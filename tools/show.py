@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tools.record import compare, read_metrics, read_record, verdict
+from tools.record import Metrics, compare, read_metrics, read_record, verdict
 from tools.tables import table
 from vae.errors import InputError
 from vae.evaluation.measures import BESIDE, MEASURES, REAL, RELAXED, STDERR
@@ -21,12 +21,16 @@ COLUMNS = {
 
 
 def metrics_table(folder: Path) -> str:
-    """A Markdown table of the metrics in a folder's metrics/*.json, in Git with the committed values beside them.
+    """A Markdown table of the metrics in a folder's metrics/*.json, in Git together with the committed values.
 
     Raises:
         InputError: there are none yet.
     """
-    values, record = read_metrics(folder), read_record(folder)
+    return layout(read_metrics(folder), read_record(folder))
+
+
+def layout(values: Metrics, record: Metrics | None) -> str:
+    """The table of metrics, the known ones first, and of their record, if there is one."""
     present = {key.removeprefix(RELAXED): key for key in values if not key.endswith(BESIDE)}
     rows = [
         {

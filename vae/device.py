@@ -48,7 +48,7 @@ def set_up(name: Device) -> torch.device:
     torch.use_deterministic_algorithms(True)
     # Only helps code that reads memory it never wrote, and costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(min(cores, int(asked) if asked.isdecimal() and int(asked) else MOST_THREADS, MOST_THREADS))
     # cuDNN's convolutions use TF32 unless told otherwise; matrix products do not.

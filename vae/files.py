@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from vae.errors import DamagedFile, FileError, MissingFile, memory_reason
+from vae.errors import DamagedFile, FileError, MissingFile, UnfitFile, memory_reason
 
 _TOKEN = secrets.token_hex(4)  # identifies this process, as process ids are reused
 _LEFTOVER = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})\.tmp")
@@ -28,8 +29,8 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` once it is complete and on disk.
+def replacing(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `path` once it is complete and, if `durable`, on disk.
 
     If the block raises or the process dies, `path` stays as it was. Leftovers of killed processes are removed at the
     next write to the same folder.
@@ -43,7 +44,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         if error.errno in _WRITE_ERRORS and error.filename is None:
@@ -62,6 +64,8 @@ def _remove_leftovers(folder: Path) -> None:
 def _is_writing(process: int, token: str) -> bool:
     if process == os.getpid():
         return token == _TOKEN
+    if os.name == "nt":  # where signal 0 is Ctrl-C; a killed process's file stays until somebody deletes it
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -71,21 +75,70 @@ def _is_writing(process: int, token: str) -> bool:
     return True
 
 
-def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+def write_json(path: str | Path, values: Mapping[str, Any], durable: bool = True) -> None:
     """Write a flat mapping as JSON; raises ValueError if a number is not finite."""
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    with replacing(path) as file:
+    with replacing(path, durable) as file:
         file.write(text.encode())
 
 
-def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def read_numbers(path: str | Path) -> dict[str, int | float]:
+    """Read a JSON file of numbers by name, as in `metrics`; raises FileError unless it holds finite numbers only."""
+    with readable(path) as file:
+        values = json.load(file)
+    if not isinstance(values, dict) or not values:
+        raise UnfitFile(path, "not a table of numbers by name")
+    for name, value in values.items():
+        if type(value) not in (int, float) or not abs(value) < 1e300:
+            raise UnfitFile(path, f"{name} is {value!s:.50}, expected a finite number")
+    return values
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], durable: bool = True) -> None:
     """Write rows as CSV; their common keys become the header."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    with replacing(path) as file:
+    with replacing(path, durable) as file:
         file.write(text.getvalue().encode())
+
+
+def read_table(
+    path: str | Path, texts: Sequence[str], numbers: Sequence[str], rows: int | None = None
+) -> dict[str, list[str] | list[float]]:
+    """Read columns of a file that `write_csv` wrote, as texts and as finite numbers.
+
+    A column of numbers that is empty in every row is left out.
+
+    Raises:
+        FileError: the file is missing or damaged, a column is missing, a number is not one or not finite, or there are
+            not as many `rows` as expected (by default, at least one).
+    """
+    with readable(path) as file:
+        # Not pandas, whose parser's lack of memory looks like damage; an empty file has no header to unpack.
+        header, *lines = csv.reader(io.StringIO(file.read().decode(), newline=""), strict=True)
+    if missing := [name for name in (*texts, *numbers) if header.count(name) != 1]:
+        raise UnfitFile(path, f"columns {', '.join(header)}, expected one named {missing[0]}")
+    if not lines or len(lines) != (rows or len(lines)):
+        raise UnfitFile(path, f"{len(lines)} rows, expected {rows or 'at least one'}")
+    if uneven := [number for number, line in enumerate(lines, start=1) if len(line) != len(header)]:
+        raise UnfitFile(path, f"row {uneven[0]} does not have the header's {len(header)} columns")
+    columns = dict(zip(header, map(list, zip(*lines, strict=True)), strict=False))
+    found = {name: columns[name] for name in texts}
+    return found | {name: _numbers(path, name, columns[name]) for name in numbers if any(columns[name])}
+
+
+def _numbers(path: str | Path, name: str, column: Sequence[str]) -> list[float]:
+    values = []
+    for row, text in enumerate(column, start=1):
+        try:
+            values.append(float(text))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            raise UnfitFile(path, f"{name} is {text[:50]!r} in row {row}, expected a finite number")
+    return values
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -138,6 +191,8 @@ def readable(path: str | Path) -> Iterator[BinaryIO]:
         with Path(path).open("rb") as file:
             yield file
     except FileNotFoundError as error:
+        if error.errno is None and Path(path).exists():  # safetensors, whatever kept it from opening the file
+            raise OSError(errno.EIO, "cannot be opened", str(path)) from error
         raise MissingFile(path) from error
     except PermissionError as error:
         raise FileError(path, "permission denied") from error

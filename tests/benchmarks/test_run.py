@@ -1,6 +1,7 @@
 import json
 import math
 import multiprocessing
+import os
 import statistics
 
 import pyro
@@ -18,6 +19,7 @@ from vae.model.bounds import elbo_terms
 
 CPU = torch.device("cpu")
 ON_CPU = [PYRO, EAGER, BARE]
+PRODUCTS = {precision: Product((8, 8, 8), precision, rate=1e5) for precision in ("float32", "bfloat16")}
 AXES = {
     "batch size": "batch_size",
     "latent size": "latent_dim",
@@ -86,7 +88,7 @@ def test_an_epoch_shows_every_image_once_and_moves_the_parameters(name, make_mod
     model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     epoch()
     assert [len(batch) for batch in seen] == [64, 64, 22]
-    rows, once = torch.cat(seen).flatten(1), images.flatten(1) / 255
+    rows, once = torch.cat(seen).flatten(1), images.flatten(1) / 127.5 - 1
     assert sorted(rows.tolist()) == sorted(once.tolist())
     assert not torch.equal(rows, once), "not shuffled"
     assert all(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -158,7 +160,8 @@ def test_matrix_products_leave_the_precision_as_it_was(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Matrix products and importance samples that take no time."""
+    """Matrix products and importance samples that take no time, all in this process."""
+    monkeypatch.setattr(run, "in_own_process", lambda work, *arguments: work(*arguments))
     monkeypatch.setattr("benchmarks.floor._SQUARES", {"cpu": (64,)})
     monkeypatch.setattr("benchmarks.floor._LEAST_SECONDS", 0)
     monkeypatch.setattr(measurements, "IMPORTANCE_SAMPLES", 7)
@@ -177,7 +180,7 @@ def test_run_prints_three_tables_and_writes_every_timing(tmp_path, capsys, quick
     before = pyro.settings.get()
     output = tmp_path / "results.json"
     arguments = ["--images", "512", "--rounds", "2", "--device", "cpu", "--no-memory", "--output", str(output)]
-    run.main(arguments)
+    assert run.main(arguments) == 0
     assert pyro.settings.get() == before
 
     results = json.loads(output.read_text())
@@ -202,7 +205,7 @@ def test_run_prints_three_tables_and_writes_every_timing(tmp_path, capsys, quick
     ]
     for row in rows:
         assert len(row["seconds"]) == 2
-        assert row["ms_an_epoch"] == pytest.approx(statistics.median(row["seconds"]) * 1000 * 512 / row["images"])
+        assert row["ms_per_epoch"] == pytest.approx(statistics.median(row["seconds"]) * 1000 * 512 / row["images"])
         floor = next(other for other in rows[::-1] if other["network"] == row["network"])["seconds"]
         ratios = [own / time for own, time in zip(floor, row["seconds"], strict=True)]
         assert row["share_of_floor"] == pytest.approx(statistics.median(ratios))
@@ -218,32 +221,128 @@ def test_run_prints_three_tables_and_writes_every_timing(tmp_path, capsys, quick
     assert printed.count("share of the floor |") == 3
     assert "784-1024-1024-64 was timed on 170 images and scaled" in printed
     for row in rows:
-        assert f"{row['ms_an_epoch']:,.1f}" in printed
+        assert f"{row['ms_per_epoch']:,.1f}" in printed
 
 
-def test_a_part_of_the_family_that_fails_is_a_row_that_says_so(monkeypatch):
-    def failing(build, model, images, settings):
-        if model.prior == "spline":
-            raise RuntimeError("cannot be captured\nstack")
-        return lambda: None, None
+@pytest.fixture
+def fail_where(monkeypatch):
+    """Give a function: let what meets a condition fail, while it is made ready or at its second epoch; else instant."""
 
-    monkeypatch.setattr(measurements, "warmed_up", failing)
-    rows = {row["part"]: row for row in measurements.family(CPU, 100, rounds=2)}
-    assert set(rows) == set(measurements.FAMILY)
-    assert rows.pop("prior spline, 6 layers") == {"part": "prior spline, 6 layers", "failed": "cannot be captured"}
-    assert all(row["ms_an_epoch"] > 0 and "failed" not in row for row in rows.values())
+    def replace(condition, late=False):
+        def make(build, model, images, settings):
+            def epoch():
+                if late and condition(build, model, settings):
+                    raise RuntimeError("cannot be captured\nstack")
+
+            if not late and condition(build, model, settings):
+                raise RuntimeError("cannot be captured\nstack")
+            return epoch, None
+
+        monkeypatch.setattr(measurements, "warmed_up", make)
+
+    return replace
+
+
+def failures(rows):
+    failed = [row for row in rows if "failed" in row]
+    assert all(row["ms_per_epoch"] > 0 for row in rows if row not in failed)
+    assert all(row["failed"] == "cannot be captured" and "ms_per_epoch" not in row for row in failed)
+    return failed
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["made ready", "timed"])
+def test_a_part_of_the_family_that_fails_is_a_row_that_says_so(fail_where, late):
+    fail_where(lambda build, model, settings: model.prior == "spline", late)
+    rows = list(measurements.family(CPU, 100, rounds=2))
+    assert {row["part"] for row in rows} == set(measurements.FAMILY)
+    assert [row["part"] for row in failures(rows)] == ["prior spline, 6 layers"]
+    assert all("time_over_textbook" in row for row in rows if "failed" not in row)
+
+
+def test_without_the_textbook_there_are_times_but_no_ratios(fail_where):
+    textbook = measurements.symmetric(50, [400], "softplus")
+    fail_where(lambda build, model, settings: model == textbook and settings.objective == "elbo")
+    rows = list(measurements.family(CPU, 100, rounds=2))
+    assert [row["part"] for row in failures(rows)] == ["textbook"]
+    assert not any("time_over_textbook" in row for row in rows)
+
+
+def test_a_family_that_fails_wholly_is_a_table_of_reasons(fail_where, tmp_path, monkeypatch, quick, capsys):
+    fail_where(lambda *_: True)
+    for name in ("compare", "growth", "evaluation"):
+        monkeypatch.setattr(measurements, name, lambda *_: iter([]))
+    output = tmp_path / "results.json"
+    assert run.main(["--images", "512", "--device", "cpu", "--no-memory", "--output", str(output)]) == 1
+    assert len(failures(json.loads(output.read_text())["family"])) == len(measurements.FAMILY)
+    assert capsys.readouterr().out.count("cannot be captured") == len(measurements.FAMILY)
+
+
+@pytest.mark.parametrize("contender", ON_CPU)
+def test_a_contender_that_fails_is_a_row_that_says_so(fail_where, contender):
+    failing = contenders(CPU)[contender]
+    fail_where(lambda build, model, settings: build is failing)
+    rows = list(measurements.compare(CPU, 100, 2, PRODUCTS, memory=False))
+    assert [row["contender"] for row in failures(rows)] == [contender] * 3
+    timed = [row for row in rows if "failed" not in row]
+    assert len(timed) == 3 * len(ON_CPU)  # the floor among them
+    assert all(("speed_up_over_pyro" in row) == (contender != PYRO) for row in timed)
+    assert all(("time_over_bare" in row) == (contender != BARE) for row in timed)
+
+
+def test_a_case_of_the_growth_that_fails_is_a_row_that_says_so(fail_where):
+    fail_where(lambda build, model, settings: settings.batch_size == 8192)
+    rows = list(measurements.growth(CPU, 100, 2, PRODUCTS))
+    (failed,) = failures(rows)
+    assert (failed["axis"], failed["value"]) == ("batch size", 8192)
+    json.dumps(rows)
+
+
+def test_an_evaluation_that_fails_is_a_row_that_says_so(monkeypatch, quick):
+    def score(model, split):
+        if model.latent_dim == 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(measurements, "_score_quietly", score)
+    rows = list(measurements.evaluation(CPU, 600, 2, PRODUCTS))
+    assert [row["network"] for row in rows if "failed" not in row] == ["784-400-50", "784-200-200-50"]
+    assert rows[-1] == {"network": "784-1024-1024-64", "failed": "CUDA out of memory"}
+
+
+def test_a_floor_that_fails_is_a_row_that_says_so_and_leaves_the_times(fail_where, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("cannot be captured\nstack")
+
+    fail_where(lambda *_: False)
+    monkeypatch.setattr("benchmarks.floor._multiply", fail)
+    monkeypatch.setattr(measurements, "_score_quietly", lambda *_: None)
+    networks = list(measurements.compare(CPU, 100, 2, PRODUCTS, memory=False))
+    growth = list(measurements.growth(CPU, 100, 2, PRODUCTS))
+    evaluation = list(measurements.evaluation(CPU, 600, 2, PRODUCTS))
+    assert [row["contender"] for row in failures(networks)] == [measurements.FLOOR] * 3
+    assert [(row["axis"], row["value"]) for row in failures(growth)] == [
+        (measurements.FLOOR, precision) for precision in PRODUCTS
+    ]
+    assert evaluation[-1] == {"network": measurements.FLOOR, "failed": "cannot be captured"}
+    assert not any("share_of_floor" in row for row in networks + growth + evaluation)
+
+
+@pytest.mark.slow
+def test_a_table_whose_process_ends_or_raises_is_a_row_that_says_so():
+    assert run.in_own_process(sorted, [2, 1]) == [1, 2]
+    assert run.in_own_process(os._exit, 3)[0]["failed"].startswith("BrokenProcessPool: ")
+    assert run.in_own_process(divmod, 1, 0)[0]["failed"].startswith("ZeroDivisionError: ")
 
 
 def test_what_was_measured_before_a_failure_is_written(tmp_path, monkeypatch, quick):
     def fail(*_):
-        raise RuntimeError("out of memory")
+        raise KeyboardInterrupt
         yield
 
     monkeypatch.setattr(measurements, "family", fail)
     for name in ("compare", "growth"):
-        monkeypatch.setattr(measurements, name, lambda *_, **__: iter([]))
+        monkeypatch.setattr(measurements, name, lambda *_: iter([]))
     output = tmp_path / "results.json"
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(KeyboardInterrupt):
         run.main(["--images", "512", "--device", "cpu", "--no-memory", "--output", str(output)])
     results = json.loads(output.read_text())
     assert results["networks"] == results["growth"] == []
@@ -269,7 +368,7 @@ def test_made_up_images_have_mnists_ink_and_stay_the_same():
 def test_alternate_takes_turns():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = measurements.alternate(runs, 3, CPU, "turns")
+    seconds = measurements.alternate(runs, 3, CPU, "turns", failed={})
     assert order == list("ababab")
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from vae.data.images import Split, binarize
+from tests.data.conftest import DRAWN
+from vae.data.images import Split
 from vae.data.splits import make_splits, read_split, write_split
 from vae.errors import InputError
 from vae.files import read_tensors, write_tensors
 
 BINARIZATIONS = ["dynamic", "static", "threshold", "none"]
-DRAWN = ["dynamic", "static"]
 
 
 def make_raw(train=60, test=20):
@@ -31,10 +31,6 @@ def split(make_settings):
         return make_splits(raw, make_settings(prepare=prepare, model={"likelihood": likelihood}).prepare)
 
     return make
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def is_binary(images):
@@ -61,6 +57,7 @@ def test_ten_images_are_enough_to_train_on(split):
     assert len(split(make_raw(60), validation_size=50)["train"]) == 10
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("size", [51, 59, 60, 61])
 def test_a_validation_split_that_leaves_too_little_to_train_on_is_refused(split, size):
     with pytest.raises(InputError, match=rf"prepare\.validation_size: got {size}, allowed: at most 50"):
@@ -106,40 +103,6 @@ def test_the_raw_images_are_not_written_to(split, how):
 
 
 @pytest.mark.parametrize("how", DRAWN)
-def test_pixels_are_drawn_with_their_intensity_as_the_probability(how):
-    draws = 4000
-    images = torch.arange(256, dtype=torch.uint8).expand(draws, 256)
-    shares = (binarize(images, how, generator()) == 255).double().mean(dim=0).numpy()
-    intensities = np.arange(256) / 255
-    # Five standard errors of a share: one of 254 shares strays further by chance once in 7000 seeds.
-    tolerance = 5 * np.sqrt(intensities * (1 - intensities) / draws)
-    assert (np.abs(shares - intensities) <= tolerance).all()
-
-
-@pytest.mark.parametrize("how", ["dynamic", "static", "threshold"])
-def test_black_and_white_pixels_are_certain(how):
-    images = torch.tensor([0, 255], dtype=torch.uint8).expand(100_000, 2)
-    assert torch.equal(binarize(images, how, generator()), images)
-
-
-def test_black_pixels_stay_black_when_the_draw_is_exactly_0(monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))
-    images = torch.zeros(2, 8, 8, dtype=torch.uint8)
-    assert torch.equal(binarize(images, "dynamic", generator()), images)
-
-
-def test_threshold_takes_pixels_above_one_half_for_1():
-    images = torch.arange(256, dtype=torch.uint8)
-    expected = np.where(np.arange(256) > 127.5, 255, 0)
-    np.testing.assert_array_equal(binarize(images, "threshold", generator()), expected)
-
-
-def test_none_leaves_images_unchanged():
-    images = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(binarize(images, "none", generator()), images)
-
-
-@pytest.mark.parametrize("how", DRAWN)
 def test_the_test_images_do_not_depend_on_the_other_splits(split, how):
     expected = split(make_raw(train=60), binarization=how, validation_size=10)["test"].images
     for train, validation_size in [(60, 0), (60, 30), (200, 10)]:
@@ -179,39 +142,6 @@ def test_splits_are_drawn_independently_of_each_other(split):
 # --- A split and its file
 
 
-@pytest.fixture
-def some():
-    """Seven images of two channels, with labels and originals of their own."""
-    images = torch.arange(7 * 2 * 2 * 3, dtype=torch.uint8).view(7, 2, 2, 3)
-    return Split(images, torch.arange(7), originals=255 - images)
-
-
-def parts(split):
-    return [split.images, split.labels, split.originals]
-
-
-def test_a_part_of_a_split_keeps_images_labels_and_originals_together(some):
-    for chosen in (slice(2, 5), torch.tensor([3, 0]), np.array([6])):
-        assert all(map(torch.equal, parts(some[chosen]), [part[chosen] for part in parts(some)]))
-    assert len(some.first(3)) == 3
-    assert len(some.first(100)) == len(some) == 7
-    assert Split(some.images, some.labels)[:2].originals is None
-
-
-@pytest.mark.parametrize(("size", "sizes"), [(3, [3, 3, 1]), (7, [7]), (100, [7])])
-def test_batches_are_the_split_in_order(some, size, sizes):
-    batches = list(some.batches(size))
-    assert [len(batch) for batch in batches] == sizes
-    joined = [torch.cat(column) for column in zip(*map(parts, batches), strict=True)]
-    assert all(map(torch.equal, joined, parts(some)))
-
-
-def test_a_split_moves_as_a_whole(some):
-    moved = some.to("meta")
-    assert [part.device.type for part in parts(moved)] == ["meta"] * 3
-    assert Split(some.images, some.labels).to("cpu").originals is None
-
-
 METADATA = {"classes": list("abcdefg"), "binarization": "none", "dataset": "digits"}
 
 
@@ -220,7 +150,7 @@ def test_a_split_comes_back_from_its_file(some, tmp_path, originals):
     written = some if originals else Split(some.images, some.labels)
     write_split(tmp_path / "split", written, METADATA)
     read, metadata = read_split(tmp_path / "split")
-    assert metadata == METADATA
+    assert metadata == METADATA | {"image_shape": [2, 2, 3]}
     assert torch.equal(read.images, some.images)
     assert torch.equal(read.labels, some.labels)
     assert torch.equal(read.originals, some.originals) if originals else read.originals is None
@@ -242,7 +172,11 @@ def test_a_split_comes_back_from_its_file(some, tmp_path, originals):
         (lambda tensors, _: tensors.update(originals=tensors["originals"].float()), "originals: torch.float32"),
         (lambda _, metadata: metadata.pop("classes"), "its metadata does not name the classes"),
         (lambda _, metadata: metadata.update(classes=7), "its metadata does not name the classes"),
-        (lambda _, metadata: metadata.pop("binarization"), "not name the classes and the binarization"),
+        (lambda _, metadata: metadata.update(classes=[]), "its metadata does not name the classes"),
+        (lambda _, metadata: metadata.pop("dataset"), "not name a data set and a binarization"),
+        (lambda _, metadata: metadata.update(binarization="static"), "gray pixels, expected black and white ones"),
+        (lambda _, metadata: metadata.update(binarization="dynamic"), "gray pixels, expected black and white ones"),
+        (lambda _, metadata: metadata.pop("binarization"), "not name a data set and a binarization"),
     ],
 )
 def test_a_file_of_another_kind_is_no_split(some, tmp_path, change, reason):

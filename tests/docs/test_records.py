@@ -9,7 +9,7 @@ from tests.checkouts import ROOT
 from tools.results import PUBLISHED
 
 RECORDS, CHANGELOG = ROOT / "docs/records.md", ROOT / "CHANGELOG.md"
-HOLDING, UNREAD, FAILING = re.findall(r"(?s)^## Rows.*?(?=^## )", RECORDS.read_text(), re.MULTILINE)
+HOLDING, UNREAD, FAILING = re.findall(r"(?s)^## Results.*?(?=^## )", RECORDS.read_text(), re.MULTILINE)
 
 
 def rows(section: str) -> list[list[str]]:
@@ -18,7 +18,7 @@ def rows(section: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_numbers_beside_experiments_are_on_the_page_with_their_source(name: str) -> None:
+def test_numbers_of_experiments_are_on_the_page_with_their_source(name: str) -> None:
     number, source = PUBLISHED[name]
     authors = re.match(r"\w+", source)[0]
     assert [row for row in rows(HOLDING) if f"{number:.2f}" in row[1] and authors in row[-1]]

@@ -3,6 +3,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from tests.conftest import as_split
+from tests.fake_cuda import MadeUp
 from vae.errors import InputError, WorkError
 from vae.evaluation import classifier as module
 from vae.evaluation.classifier import FEATURES, Classifier, Judgement, accuracy, judge, load, save, train
@@ -11,6 +12,7 @@ from vae.files import read_tensors, write_tensors
 pytestmark = pytest.mark.usefixtures("lean")
 
 CLASSES = [str(digit) for digit in range(10)]
+PREPARED = {"dataset": "digits", "binarization": "dynamic", "classes": CLASSES, "image_shape": [1, 8, 8]}
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def first(labelled):
 def saved(first, classify_settings, tmp_path):
     """A trained classifier and its file."""
     classifier = train(first, 10, True, classify_settings())
-    save(classifier, tmp_path / "classifier.safetensors", CLASSES)
+    save(classifier, tmp_path / "classifier.safetensors", PREPARED)
     return classifier, tmp_path / "classifier.safetensors"
 
 
@@ -52,10 +54,28 @@ def seen(monkeypatch):
 # --- Training
 
 
-def test_it_learns_the_small_digits(labelled, classify_settings):
+def test_it_learns_the_small_digits(labelled, classify_settings, device):
+    labelled = labelled.to(device)
     classifier = train(labelled.first(1437), 10, False, classify_settings(epochs=10))
     # The last fifth has other writers: nearest neighbors get 96 % of it right, guesses 10 %.
     assert accuracy(judge(classifier, labelled.images[1437:]), labelled.labels[1437:])[0] > 0.93
+
+
+def test_it_trains_wholly_on_the_device(first, classify_settings, monkeypatch):
+    """On `meta`, whose tensors have no values and where Adam has no fused kernel."""
+    adam, updated = torch.optim.Adam, []
+
+    def unfused(parameters, fused):
+        assert fused
+        updated.extend(parameters)
+        return adam(updated, foreach=False)
+
+    monkeypatch.setattr(torch.optim, "Adam", unfused)
+    with MadeUp():
+        classifier = train(first.to("meta"), 10, True, classify_settings())
+    assert len(updated) > 10
+    assert {tensor.device.type for tensor in classifier.state_dict().values()} == {"meta"}
+    assert {parameter.grad.device.type for parameter in updated} == {"meta"}
 
 
 def test_every_image_is_seen_once_an_epoch_in_a_new_order(classify_settings, seen):
@@ -77,7 +97,8 @@ def test_with_binarize_every_mini_batch_is_binarized_anew_by_intensity(classify_
     assert not torch.equal(first.sum(0), second.sum(0))
 
 
-def test_equal_seeds_make_equal_files_and_other_seeds_others(first, classify_settings, tmp_path):
+def test_equal_seeds_make_equal_files_and_other_seeds_others(first, classify_settings, tmp_path, device):
+    first = first.to(device)
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):
         save(train(first, 10, True, classify_settings(seed=seed)), tmp_path / name, CLASSES)
     one, two, three = ((tmp_path / name).read_bytes() for name in ("one", "two", "three"))
@@ -92,7 +113,7 @@ def test_it_trains_on_batches_of_a_single_image(labelled, classify_settings, ima
     assert judge(classifier, split.images).probabilities.isfinite().all()
 
 
-def test_weights_that_are_not_finite_are_told_with_the_rate(first, classify_settings):
+def test_weights_that_are_not_finite_are_reported_with_the_rate(first, classify_settings):
     with pytest.raises(WorkError, match=r"lower classify\.learning_rate \(now 1e\+30\)"):
         train(first, 10, False, classify_settings(epochs=3).model_copy(update={"learning_rate": 1e30}))
 
@@ -130,24 +151,25 @@ def test_accuracy_is_the_share_of_labels_that_are_most_probable():
 
 def test_a_loaded_classifier_judges_as_the_saved_one(saved, first):
     classifier, path = saved
-    for loaded, original in zip(judge(load(path), first.images), judge(classifier, first.images), strict=True):
+    loaded_one = load(path, PREPARED)
+    for loaded, original in zip(judge(loaded_one, first.images), judge(classifier, first.images), strict=True):
         assert torch.equal(loaded, original)
 
 
 def test_a_loaded_classifier_is_fixed(saved):
-    loaded = load(saved[1])
+    loaded = load(saved[1], PREPARED)
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_equal_classifiers_make_equal_files(saved, tmp_path):
-    save(load(saved[1]), tmp_path / "again", CLASSES)
+    save(load(saved[1], PREPARED), tmp_path / "again", PREPARED)
     assert (tmp_path / "again").read_bytes() == saved[1].read_bytes()
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="absent: not found"):
-        load(tmp_path / "absent")
+        load(tmp_path / "absent", PREPARED)
 
 
 @pytest.mark.parametrize("length", [0, 20, -10])
@@ -155,7 +177,7 @@ def test_a_damaged_file_is_named(saved, length):
     path = saved[1]
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(InputError, match=r"classifier\.safetensors: damaged"):
-        load(path)
+        load(path, PREPARED)
 
 
 @pytest.mark.parametrize(
@@ -179,4 +201,4 @@ def test_a_file_of_another_kind_is_no_classifier(saved, change):
     write_tensors(path, weights, metadata)
     message = r"(?s)classifier\.safetensors: not a classifier that this code can read"
     with pytest.raises(InputError, match=message):
-        load(path)
+        load(path, PREPARED)

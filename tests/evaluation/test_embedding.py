@@ -48,7 +48,7 @@ def test_the_seed_matters_where_tsne_starts_at_random():
 
 
 @pytest.mark.parametrize(("n", "expected"), [(10, 3), (31, 10), (40, 10)])
-def test_perplexity_is_lowered_to_a_third_of_the_neighbours(perplexities, n, expected):
+def test_perplexity_is_lowered_to_a_third_of_the_neighbors(perplexities, n, expected):
     assert embed(make_points(n), "tsne", perplexity=10, seed=0).shape == (n, 2)
     assert perplexities == [expected]
 
@@ -77,3 +77,22 @@ def test_pca_of_one_dimension_is_that_dimension_centered_and_zeros():
     plane = embed(points, "pca", perplexity=5, seed=0)
     np.testing.assert_allclose(np.abs(plane[:, 0]), np.abs(points[:, 0] - points.mean()), atol=1e-6)
     np.testing.assert_array_equal(plane[:, 1], 0)
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+@pytest.mark.parametrize("method", METHODS)
+def test_points_that_are_all_the_same_map_to_zeros(method, latent_dim):
+    points = np.full((40, latent_dim), 0.3, np.float32)
+    np.testing.assert_array_equal(embed(points, method, 5, 0), np.zeros((40, 2)))
+
+
+@pytest.mark.parametrize("spread", [1e-30, 2e-12, 1e12])
+def test_points_that_hardly_differ_are_embedded(spread):
+    assert np.isfinite(embed(make_points() * np.float32(spread), "tsne", 5, 0)).all()
+
+
+@pytest.mark.parametrize("alike", [39, 20])
+def test_points_of_two_places_are_embedded(alike):
+    points = np.ones((40, 2), np.float32)
+    points[:alike] = 0.3
+    assert np.isfinite(embed(points, "tsne", 5, 0)).all()

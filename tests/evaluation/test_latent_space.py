@@ -215,7 +215,7 @@ def test_classes_that_lie_apart_are_read_off_and_are_the_clusters(blobs):
     (training, known), (means, labels) = blobs(90), blobs(60, seed=1)
     classified = classify(training, known, means, labels, seed=0)
     assert [estimate.value for estimate in classified[:4]] == [1, 1, pytest.approx(1), pytest.approx(1)]
-    assert classified.probe_accuracy.error == classified.neighbour_accuracy.error == 0
+    assert classified.probe_accuracy.error == classified.neighbor_accuracy.error == 0
     assert classified.predicted.dtype == np.int64
     np.testing.assert_array_equal(classified.predicted, labels)
 
@@ -226,7 +226,7 @@ def test_labels_that_have_nothing_to_do_with_the_points_are_guessed(blobs):
     known, labels = (torch.randint(3, (900,), generator=generator) for _ in range(2))
     classified = classify(training, known, means, labels, seed=0)
     # One in three, within four binomial standard errors of 0.0157; the other two have a spread of 0.001 about 0.
-    for accuracy in (classified.probe_accuracy, classified.neighbour_accuracy):
+    for accuracy in (classified.probe_accuracy, classified.neighbor_accuracy):
         assert abs(accuracy.value - 1 / 3) < 0.063
         assert accuracy.error == pytest.approx(0.0157, abs=0.0005)
     assert abs(classified.cluster_ari.value) < 0.01
@@ -253,7 +253,7 @@ def test_each_test_image_is_what_most_of_its_five_nearest_training_images_are():
     classified = classify(training, known, means, labels, seed=0)
     # The nearest one of the first point is of class 0, but three of five are of class 1.
     np.testing.assert_array_equal(classified.predicted, [1, 0])
-    assert classified.neighbour_accuracy.value == 0.5
+    assert classified.neighbor_accuracy.value == 0.5
 
 
 def test_the_probe_does_not_care_for_the_scale_of_a_dimension(blobs):
@@ -271,7 +271,7 @@ def test_a_collapsed_posterior_is_as_good_as_guessing(noise):
     # One in ten, within four binomial standard errors of 0.021. Chance shares about 81 / 400 = 0.2 nats of 2.3 between
     # ten classes and ten clusters of 200 images. Constant means need not all get the same class: rows of one product
     # may be rounded differently, and rounding is all that there is to go by.
-    for accuracy in (classified.probe_accuracy, classified.neighbour_accuracy):
+    for accuracy in (classified.probe_accuracy, classified.neighbor_accuracy):
         assert accuracy.value == pytest.approx(0.1, abs=0.085)
     assert classified.cluster_ari.value == pytest.approx(0, abs=0.03)
     assert classified.cluster_nmi.value == pytest.approx(0, abs=0.2)
@@ -291,9 +291,16 @@ def test_metrics_are_flat(blobs):
     expected = {
         "prior_mmd": 0.25,
         "probe_accuracy": 1,
-        "neighbour_accuracy": 1,
+        "neighbor_accuracy": 1,
         "cluster_ari": pytest.approx(1),
         "cluster_nmi": pytest.approx(1),
     }
     errors = {f"{name}_stderr": pytest.approx(0) for name in expected} | {"prior_mmd_stderr": 0.01}
     assert metrics(points, Estimate(0.25, 0.01), classified) == {"active_units": 2, **expected, **errors}
+
+
+def test_a_single_training_class_is_what_the_probe_answers(blobs):
+    means, labels = blobs(60)
+    found = classify(means, torch.full_like(labels, 2), means, labels, seed=0)
+    assert found.probe_accuracy.value == found.neighbor_accuracy.value == pytest.approx(1 / 3)
+    assert found.predicted.tolist() == [2] * 60

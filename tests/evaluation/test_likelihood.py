@@ -180,43 +180,107 @@ def test_each_density_is_computed_once(make_model, binary_images, monkeypatch):
     assert len(calls) == 3  # chunks of 100, 100 and 50 draws
 
 
-# --- Memory
+# --- Chunks and memory
 
 
-def test_a_decoded_row_takes_what_the_decoders_modules_put_out(make_model):
-    # Hidden layer: a linear layer, its activation, and the two containers around them; then the output, twice as the
-    # decoder's and four times in the density.
-    model = make_model((1, 6, 6))
-    assert likelihood._bytes_per_row(model, torch.zeros(5, dtype=torch.int64)) == 4 * (4 * 16 + (2 + 4) * 36)
-    assert not any(module._forward_hooks for module in model.decoder.modules())
+def test_a_chunk_depends_on_no_other(make_model, digits, monkeypatch):
+    monkeypatch.setitem(likelihood._CHUNK_ROWS, "cpu", 300)  # of 3 images with 100 draws each
+    model = make_model(spread=2)
+    together, alone = (score(model, as_split(digits[:n]), samples=250, seed=0) for n in (9, 6))
+    for all_images, two_chunks in zip(together, alone, strict=True):
+        assert torch.equal(all_images[:6], two_chunks)
+    assert not torch.equal(together.kl[:3], together.kl[3:6])
 
 
-@pytest.mark.parametrize("condition", ["none", "label"])
-def test_the_preferred_chunk_is_halved_only_where_memory_is_short(make_model, monkeypatch, condition):
-    model, labels = make_model((1, 6, 6), condition=condition), torch.zeros(5, dtype=torch.int64)
-    size = likelihood._bytes_per_row(model, labels)
-    for free, rows in [(10**12, 2000), (4000 * size, 2000), (4000 * size - 1, 1000), (700 * size, 250), (0, 1)]:
-        monkeypatch.setattr(likelihood, "_free_memory", lambda device, free=free: free)
-        assert likelihood._chunk_rows(model, labels) == rows
+def test_chunks_of_the_same_images_have_draws_of_their_own(make_model, digits, monkeypatch):
+    monkeypatch.setitem(likelihood._CHUNK_ROWS, "cpu", 300)
+    scores = score(make_model(spread=2), as_split(digits[:3].repeat(2, 1, 1, 1)), samples=250, seed=0)
+    assert (scores.log_likelihood[:3] != scores.log_likelihood[3:]).all()
 
 
-def test_a_device_has_free_memory(make_model, device):
-    labels = torch.zeros(5, dtype=torch.int64, device=device)
-    assert likelihood._free_memory(device) > 2**20
-    assert likelihood._chunk_rows(make_model((1, 6, 6)).to(device), labels) == likelihood._CHUNK_ROWS[device.type]
+def test_scores_leave_the_callers_random_numbers_alone(make_model, digits):
+    model = make_model()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    score(model, as_split(digits[:5]), samples=3, seed=0)
+    assert torch.equal(torch.rand(3), expected)
 
 
-def test_short_memory_changes_the_draws_but_not_what_they_estimate(make_model, binary_images, monkeypatch):
-    model = make_model((1, 6, 6), spread=0.5)
-    plenty = score(model, as_split(binary_images), samples=600, seed=0)
-    size = likelihood._bytes_per_row(model, torch.zeros(1, dtype=torch.int64))
-    monkeypatch.setattr(likelihood, "_free_memory", lambda device: 2 * size * 30)
-    short = score(model, as_split(binary_images), samples=600, seed=0)
-    assert not torch.equal(plenty.log_likelihood, short.log_likelihood)
-    # The mean of K weights worth E draws has a relative variance of 1 / E - 1 / K; within four standard errors.
-    variance = 1 / plenty.effective_samples + 1 / short.effective_samples - 2 / 600
-    assert (variance < 0.01).all()
-    assert ((plenty.log_likelihood - short.log_likelihood).square() < 16 * variance).all()
+def test_few_draws_mean_no_more_than_a_thousand_images_at_once(make_model, digits, monkeypatch):
+    seen = []
+
+    def recording(model, guide, draws, images, labels):
+        seen.append(len(images))
+        return weight_and_elbo_terms(model, guide, draws, images, labels)
+
+    monkeypatch.setattr(likelihood, "weight_and_elbo_terms", recording)
+    score(make_model(), as_split(digits[:1500]), samples=1, seed=0)
+    assert seen == [1000, 500]
+
+
+SHORT = {
+    "CUDA": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "CPU": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate"),
+}
+
+
+@pytest.fixture
+def let_memory_run_out(monkeypatch):
+    """Give a function: let a decoder find no memory for more than `most` latents; gives the numbers that it decoded."""
+
+    def limit(model, most, error=SHORT["CUDA"]):
+        decode, sizes = model.decoder.forward, []
+
+        def forward(latents):
+            rows = latents.shape[:-1].numel()
+            if rows > most:
+                raise error()
+            sizes.append(rows)
+            return decode(latents)
+
+        monkeypatch.setattr(model.decoder, "forward", forward)
+        return sizes
+
+    return limit
+
+
+@pytest.mark.parametrize("error", SHORT.values(), ids=SHORT)
+@pytest.mark.parametrize(
+    "keys", [{}, {"network": "conv", "encoder_widths": [4], "decoder_widths": [4]}, {"levels": "hvae"}], ids=str
+)
+def test_short_memory_changes_no_draw(make_model, digits, let_memory_run_out, capsys, keys, error):
+    model, split = make_model(spread=2, condition="label", **keys), as_split(digits[:50], torch.arange(50) % 10)
+    plenty = score(model, split, samples=150, seed=0)
+    assert not capsys.readouterr().out
+    sizes = let_memory_run_out(model, 300, error)
+    short = score(model, split, samples=150, seed=0)
+    # 20 images of 100 draws, halved thrice; then 50 draws of them, and so on for 20 and for 10 images.
+    assert sizes == 2 * ([250] * 8 + [250] * 4) + [250] * 4 + [250] * 2
+    assert capsys.readouterr().out.splitlines() == [
+        f"memory is short: decoding {most:,} images at a time" for most in (1000, 500, 250)
+    ]
+    for expected, actual in zip(plenty, short, strict=True):
+        # Products of fewer rows may sum in another order: float32's 6e-8 in some ten terms, of sums of up to 100 nats,
+        # which the weights, and with them the effective samples, magnify as exp does.
+        torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_no_memory_for_a_single_image_is_told(make_model, digits, let_memory_run_out):
+    model = make_model()
+    decoder = model.decoder
+    let_memory_run_out(model, 0)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        score(model, as_split(digits[:5]), samples=3, seed=0)
+    assert model.decoder is decoder
+
+
+def test_other_errors_are_not_taken_for_short_memory(make_model, digits, let_memory_run_out, capsys):
+    model = make_model()
+    let_memory_run_out(model, 0, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        score(model, as_split(digits[:5]), samples=3, seed=0)
+    assert not capsys.readouterr().out
 
 
 # --- Scores

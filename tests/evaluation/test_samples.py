@@ -38,13 +38,13 @@ def build(make_model):
 # --- Draws
 
 
-def test_binary_pixels_are_drawn_with_the_probabilities_of_their_means(build):
-    model = build()
+def test_binary_pixels_are_drawn_with_the_probabilities_of_their_means(build, device):
+    model = build().to(device)
     model.decoder.output.weight.zero_()  # so that every image has the same means
     drawn = generate(model, 5000, seed=0)
     assert drawn.dtype == torch.uint8
     assert drawn.unique().tolist() == [0, 255]
-    probabilities = model.decode(torch.zeros(3))
+    probabilities = model.decode(torch.zeros(3, device=device))
     errors = (probabilities * (1 - probabilities) / 5000).sqrt()
     # Five standard errors: all 64 pixels keep within them with 99.996 % probability.
     assert ((drawn.float().mean(0) / 255 - probabilities).abs() < 5 * errors).all()
@@ -66,9 +66,9 @@ def test_gray_images_are_the_means_of_draws_from_the_prior(build, monkeypatch):
     torch.testing.assert_close(drawn / 255, torch.cat(decoded), atol=0.501 / 255, rtol=0)
 
 
-def test_equal_seeds_give_equal_draws_and_no_part_repeats_another(build, monkeypatch):
+def test_equal_seeds_give_equal_draws_and_no_part_repeats_another(build, monkeypatch, device):
     monkeypatch.setattr(samples, "_BATCH", 8)
-    model = build(likelihood="continuous_bernoulli")
+    model = build(likelihood="continuous_bernoulli").to(device)
     drawn = generate(model, 20, seed=1)
     assert torch.equal(drawn, generate(model, 20, seed=1))
     assert len(drawn.unique(dim=0)) == 20
@@ -146,12 +146,12 @@ def test_fewer_images_than_features_have_a_frechet_distance(generator):
 LINE = torch.tensor([[0.0], [1], [3], [7]])
 
 
-@pytest.mark.parametrize(("neighbours", "radii"), [(1, [1, 1, 2, 4]), (2, [3, 2, 3, 6]), (3, [7, 6, 4, 7])])
-def test_a_ball_reaches_to_the_kth_neighbour(neighbours, radii):
-    torch.testing.assert_close(estimate_manifold(LINE, neighbours).squared_radii, torch.tensor(radii).float() ** 2)
+@pytest.mark.parametrize(("neighbors", "radii"), [(1, [1, 1, 2, 4]), (2, [3, 2, 3, 6]), (3, [7, 6, 4, 7])])
+def test_a_ball_reaches_to_the_kth_neighbor(neighbors, radii):
+    torch.testing.assert_close(estimate_manifold(LINE, neighbors).squared_radii, torch.tensor(radii).float() ** 2)
 
 
-def test_a_ball_reaches_to_the_last_neighbour_where_there_are_too_few():
+def test_a_ball_reaches_to_the_last_neighbor_where_there_are_too_few():
     assert torch.equal(estimate_manifold(LINE, 100).squared_radii, estimate_manifold(LINE, 3).squared_radii)
 
 
@@ -295,7 +295,7 @@ def test_copies_of_training_images_are_found_and_have_no_distance(digits):
     assert torch.equal(indices, copies)
     assert distances.tolist() == [0, 0, 0, 0]
     usual, _ = nearest(digits[500:600], digits[:500])
-    assert distance_ratio(distances, usual) == (0, 0)
+    assert distance_ratio(distances, usual) == {"neighbor_distance_ratio": (0, 0)}
 
 
 def test_a_black_and_a_white_image_are_as_far_apart_as_the_root_of_their_pixels():
@@ -305,6 +305,11 @@ def test_a_black_and_a_white_image_are_as_far_apart_as_the_root_of_their_pixels(
 
 
 def test_the_ratio_is_of_means():
-    value, error = distance_ratio(torch.tensor([1.0, 3, 5]), torch.tensor([1.0, 2, 3]))
+    ratio = distance_ratio(torch.tensor([1.0, 3, 5]), torch.tensor([1.0, 2, 3]))
     # Standard errors of 2 / sqrt(3) and 1 / sqrt(3), each relative to its mean.
-    assert (value, error) == pytest.approx((1.5, 1.5 * np.hypot(2 / 3, 1 / 2) / np.sqrt(3)))
+    expected = (1.5, 1.5 * np.hypot(2 / 3, 1 / 2) / np.sqrt(3))
+    assert ratio == {"neighbor_distance_ratio": pytest.approx(expected)}
+
+
+def test_there_is_no_ratio_to_test_images_that_are_training_images():
+    assert distance_ratio(torch.tensor([1.0, 3, 100]), torch.zeros(3)) == {}

@@ -10,8 +10,8 @@ IMAGES, LABELS = torch.rand(3, 1, 8, 8), torch.tensor([0, 4, 9])
 WRONG_IMAGES = [
     (np.zeros((3, 1, 8, 8), np.float32), TypeError, r"images: got numpy\.ndarray, expected a torch\.Tensor"),
     ([[0.0]], TypeError, r"images: got builtins\.list, expected a torch\.Tensor"),
-    (torch.zeros(3, 1, 8, 8, dtype=torch.uint8), TypeError, r"images: got torch\.uint8, expected torch\.float32"),
-    (torch.zeros(3, 1, 8, 8, dtype=torch.float64), TypeError, r"images: got torch\.float64, expected torch\.float32"),
+    (torch.zeros(3, 1, 8, 8, dtype=torch.uint8), TypeError, r"images: .*; divide 8-bit images by 255$"),
+    (torch.zeros(3, 1, 8, 8, dtype=torch.float64), TypeError, r"images: .*; convert them with \.to\(torch\.float32\)$"),
     (torch.rand(3, 8, 8), ValueError, r"images: got shape \(3, 8, 8\), expected \(n, 1, 8, 8\)"),
     (torch.rand(1, 8, 8), ValueError, r"images: got shape \(1, 8, 8\), expected \(n, 1, 8, 8\)"),
     (torch.rand(3, 3, 8, 8), ValueError, r"images: got shape \(3, 3, 8, 8\), expected \(n, 1, 8, 8\)"),
@@ -34,7 +34,7 @@ WRONG_LABELS = [
 ]
 WRONG_LATENTS = [
     (np.zeros((2, 3), np.float32), TypeError, r"latents: got numpy\.ndarray"),
-    (torch.zeros(2, 3, dtype=torch.int64), TypeError, r"latents: got torch\.int64, expected torch\.float32"),
+    (torch.zeros(2, 3, dtype=torch.int64), TypeError, r"latents: .*; convert them with \.to\(torch\.float32\)$"),
     (torch.zeros(2, 4), ValueError, r"latents: got shape \(2, 4\), expected \(\.\.\., 3\)"),
     (torch.zeros(()), ValueError, r"latents: got shape \(\), expected \(\.\.\., 3\)"),
     (torch.zeros(0, 3), ValueError, r"latents: got shape \(0, 3\)"),

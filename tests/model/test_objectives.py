@@ -452,6 +452,20 @@ def test_the_elbo_loss_is_a_mean_over_draws_and_images_with_the_kl_weighted(
     assert terms.elbo.mean().item() == pytest.approx(log_likelihood - kl, rel=1e-5)
 
 
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_sampled_kl_is_log_q_minus_log_p_of_the_draws(lean, make_model, make_train, particles):
+    model, images = make_model(spread=2), torch.rand(IMAGES, 1, 8, 8).round()
+    settings = make_train(particles=particles, kl="sampled")
+    torch.manual_seed(1)
+    loss, terms = elbo_loss(model, (images,), torch.tensor(0.25), settings)
+    torch.manual_seed(1)
+    z = drawn_by(model.guide, images, particles).reshape(particles, IMAGES, -1)
+    by_hand = [elbo_in_numpy(model, images.double().numpy(), draw) for draw in z]
+    log_likelihood, _, log_ratio = (np.mean([draw[part] for draw in by_hand]) for part in range(3))
+    assert loss.item() == pytest.approx(0.25 * log_ratio - log_likelihood, rel=1e-5)
+    assert terms.kl.mean().item() == pytest.approx(log_ratio, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("free_bits", "counted"), [(0, 0.02 + 2), (0.01, 0.02 + 2), (0.5, 0.5 + 2), (3, 3 + 3)], ids=str
 )

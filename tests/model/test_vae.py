@@ -7,47 +7,16 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 
-import vae
-from vae.errors import InputError
-from vae.files import read_tensors, write_tensors
-from vae.model import load, save
+from tests.model.conftest import sites_of
 from vae.model import saving as models
 from vae.model.bounds import elbo_terms
 from vae.training.initialization import initialize
 
 IMAGE_SHAPES = [(1, 28, 28), (1, 8, 8), (3, 4, 6)]
 WIDTHS = [[], [16], [16, 12]]
-LEVELS = ["one", "iwae", "hvae"]
-CLASSES = ["cat", "dog", "bird"]
+LEVELS = ["one", "iwae", "hvae", "hvae_branched"]
 # What `represent` gives: z of size 3, with two levels the upper one's 2 dimensions after it.
-SIZES = {"one": 3, "iwae": 5, "hvae": 5}
-
-
-@pytest.fixture
-def small_settings(make_settings):
-    """Give a function: the `model` section of a small model, with some keys changed."""
-    sizes = {"latent_dim": 3, "top_dim": 2, "encoder_widths": [16], "decoder_widths": [16], "inner_widths": [6]}
-    return lambda **keys: make_settings(model=sizes | {"prior": "standard_normal"} | keys).model
-
-
-@pytest.fixture
-def build(small_settings):
-    """Give a function: a small model for 8 x 8 images of three classes, its weights drawn with a seed."""
-
-    def build(**keys):
-        torch.manual_seed(0)
-        return models.make_model(small_settings(**keys), (1, 8, 8), len(CLASSES))
-
-    return build
-
-
-@pytest.fixture
-def saved(small_settings, tmp_path):
-    """A model with weights of its own, the file that it was saved to, and its settings as that file holds them."""
-    settings = small_settings(latent_dim=2, encoder_widths=[5], decoder_widths=[], activation="gelu")
-    model, path = models.make_model(settings, (1, 4, 6), len(CLASSES)), tmp_path / "model.safetensors"
-    save(model, path, settings, {"format": 2, "epochs": 7, "classes": CLASSES})
-    return model, path, settings
+SIZES = {"one": 3, "iwae": 5, "hvae": 5, "hvae_branched": 5}
 
 
 @pytest.mark.parametrize("image_shape", IMAGE_SHAPES)
@@ -76,6 +45,13 @@ def test_decoding_is_the_sigmoid_of_the_decoder(make_model):
     logits = model.decoder(latents).detach().double().numpy()
     # One float32 rounding of the logits and one of the result.
     np.testing.assert_allclose(model.decode(latents).detach(), 1 / (1 + np.exp(-logits)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [{"condition": "label"}, {"levels": "hvae"}], ids=str)
+def test_calling_a_model_reconstructs(make_model, keys):
+    model, labels = make_model(**keys), torch.tensor([3, 7])
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model(images, labels), model.reconstruct(images, labels))
 
 
 def test_a_reconstruction_decodes_the_representation_which_is_the_posterior_mean(make_model):
@@ -114,6 +90,7 @@ KINDS = {
     "flow posterior": {"posterior": "iaf", "flow_widths": [8]},
     "conditional": {"condition": "label"},
     "conditional with two levels": {"levels": "iwae", "condition": "label"},
+    "conditional with branches": {"levels": "hvae_branched", "condition": "label"},
 }
 
 
@@ -155,17 +132,6 @@ def test_prior_draws_are_standard_normal_under_a_standard_normal_prior(build):
     np.testing.assert_allclose(latents.std(0), 1, atol=4 / 8000**0.5)
 
 
-def test_prior_draws_of_two_levels_put_the_lower_one_first(build):
-    model = build(levels="iwae")
-    latents, _ = model.draw_prior(4000, seed=0)
-    with torch.no_grad():
-        lower = model.inner_prior(latents[:, 3:])
-        standardized = (latents[:, :3] - lower.mean) / lower.stddev
-    for noise in (latents[:, 3:], standardized):
-        np.testing.assert_allclose(noise.detach().mean(0), 0, atol=4 / 4000**0.5)
-        np.testing.assert_allclose(noise.detach().std(0), 1, atol=4 / 8000**0.5)
-
-
 def test_posterior_draws_have_the_posteriors_mean_and_scale(build):
     model, images, labels = build(condition="label"), torch.rand(2, 1, 8, 8), torch.tensor([0, 2])
     drawn, q = model.draw_posterior(images, 4000, 0, labels), model.encode(images, labels)
@@ -187,25 +153,7 @@ def test_draws_of_a_flow_posterior_go_through_its_flow(build):
     assert ((drawn.mean(0) - expected.mean(0)).abs() < 4 * spread * (1 / 4000 + 1 / 20_000) ** 0.5).all()
 
 
-def test_posterior_draws_of_two_levels_come_from_the_chain(build):
-    model, images = build(levels="hvae"), torch.rand(2, 1, 8, 8)
-    with torch.no_grad():
-        drawn, top = model.draw_posterior(images, 4000, seed=0), model.encode(images)
-        z1, z2 = drawn[..., :3], drawn[..., 3:]
-        features = model.features(images).expand(4000, -1, -1)
-        bottom = model.inner_posterior(torch.cat([features, z2], -1))
-    for values, level in ((z2, top), (z1, bottom)):
-        noise = (values - level.mean) / level.stddev
-        np.testing.assert_allclose(noise.mean(0), 0, atol=4 / 4000**0.5)
-        np.testing.assert_allclose(noise.std(0), 1, atol=4 / 8000**0.5)
-
-
 # --- Pyro's view: which sites there are, in which order, and where their distributions come from
-
-
-def sites_of(program, *args):
-    trace = poutine.trace(program).get_trace(*args)
-    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
 
 
 @pytest.mark.parametrize(
@@ -214,6 +162,7 @@ def sites_of(program, *args):
         ("one", {"z": 3}, ["z"]),
         ("iwae", {"z2": 2, "z1": 3}, ["z1", "z2"]),
         ("hvae", {"z2": 2, "z1": 3}, ["z2", "z1"]),
+        ("hvae_branched", {"z2": 2, "z1": 3}, ["z2", "z1"]),
     ],
 )
 def test_latents_are_drawn_and_images_observed_in_one_plate(build, levels, model_sites, guide_sites):
@@ -238,42 +187,73 @@ def test_the_guide_draws_z_from_the_posterior(make_model):
     assert torch.equal(site["fn"].stddev, q.stddev)
 
 
-def test_the_iwae_model_is_a_chain(build):
-    model, images = build(levels="iwae"), torch.rand(5, 1, 8, 8)
-    drawn = sites_of(model.guide, images)
-    z1, z2 = drawn["z1"]["value"], drawn["z2"]["value"]
-    assert torch.equal(drawn["z1"]["fn"].mean, model.encode(images).mean)
-    assert torch.equal(drawn["z2"]["fn"].mean, model.inner_posterior(z1).mean)
-    replayed = sites_of(poutine.condition(model.model, {"z1": z1, "z2": z2}), images)
-    assert torch.equal(replayed["z1"]["fn"].mean, model.inner_prior(z2).mean)
-    # The image knows the upper level through the lower one alone; float32, rows cut out of longer ones here.
-    torch.testing.assert_close(replayed["x"]["fn"].mean, model.decode(torch.cat([z1, torch.randn(5, 2)], -1)))
+def gated_in_numpy(x, *layers):
+    """x sent through layers (W x + b) * sigmoid(V x + c), W and V one above the other in a weight."""
+    for layer in layers:
+        values, gates = np.split(x @ weight_of(layer).T + bias_of(layer), 2, axis=-1)
+        x = values / (1 + np.exp(-gates))
+    return x
 
 
-def test_the_hvae_feeds_both_levels_to_the_decoder_and_the_upper_one_to_the_posterior(build):
-    model, images = build(levels="hvae"), torch.rand(5, 1, 8, 8)
-    drawn = sites_of(model.guide, images)
-    z1, z2 = drawn["z1"]["value"], drawn["z2"]["value"]
-    assert torch.equal(drawn["z2"]["fn"].mean, model.encode(images).mean)
-    assert torch.equal(drawn["z1"]["fn"].mean, model.inner_posterior(torch.cat([model.features(images), z2], -1)).mean)
-    replayed = sites_of(poutine.condition(model.model, {"z1": z1, "z2": z2}), images)
-    assert torch.equal(replayed["z1"]["fn"].mean, model.inner_prior(z2).mean)
-    for pair in ((z1, z2 + 1), (z1 + 1, z2)):
-        assert not torch.equal(replayed["x"]["fn"].mean, model.decode(torch.cat(pair, -1)))
-    assert torch.equal(replayed["x"]["fn"].mean, model.decode(torch.cat([z1, z2], -1)))
+def weight_of(layer):
+    return layer.weight.detach().double().numpy()
 
 
-@pytest.mark.parametrize("levels", ["iwae", "hvae"])
-def test_a_representation_of_two_levels_is_the_mean_of_each_in_turn(build, levels):
-    model, images = build(levels=levels), torch.rand(5, 1, 8, 8)
-    first = model.encode(images).mean
-    if levels == "iwae":
-        expected = [first, model.inner_posterior(first).mean]
-    else:
-        expected = [model.inner_posterior(torch.cat([model.features(images), first], -1)).mean, first]
-    assert model.latent_dim == 5
-    assert torch.equal(model.represent(images), torch.cat(expected, -1))
-    assert torch.equal(model.reconstruct(images), model.decode(model.represent(images)))
+def bias_of(layer):
+    return layer.bias.detach().double().numpy()
+
+
+def test_the_branched_hvae_is_made_of_the_networks_in_tomczak_and_wellings_code(build):
+    widths = {"encoder_widths": [16, 12], "decoder_widths": [10, 9], "inner_widths": [6, 7]}
+    model = build(levels="hvae_branched", network="gated_mlp", center_inputs=False, clip_log_variance=True, **widths)
+    images, z1, z2 = torch.rand(5, 1, 8, 8), torch.randn(5, 3), torch.randn(5, 2)
+    linear = {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    # Inputs and outputs of each linear layer, those of a gated one and of a head (mean, log scale) twice.
+    assert {name: (layer.in_features, layer.out_features) for name, layer in linear.items()} == {
+        "encoder.layers.0.0": (64, 2 * 16),
+        "encoder.layers.1.0": (16, 2 * 12),
+        "posterior.head": (12, 2 * 2),
+        "lower_encoder.layers.0.0": (64, 2 * 16),
+        "top_branch.0.0": (2, 2 * 6),
+        "inner_posterior.layers.0.0": (16 + 6, 2 * 7),
+        "inner_posterior.normal.head": (7, 2 * 3),
+        "inner_prior.layers.0.0": (2, 2 * 6),
+        "inner_prior.layers.1.0": (6, 2 * 7),
+        "inner_prior.normal.head": (7, 2 * 3),
+        "decoder.branches.0.0.0": (3, 2 * 10),
+        "decoder.branches.1.0.0": (2, 2 * 10),
+        "decoder.decoder.layers.0.0": (20, 2 * 9),
+        "decoder.decoder.output": (9, 64),
+    }
+    x, first, second = (part.double().numpy() for part in (images.flatten(1), z1, z2))
+    branches = gated_in_numpy(x, linear["lower_encoder.layers.0.0"]), gated_in_numpy(second, linear["top_branch.0.0"])
+    joined = gated_in_numpy(np.concatenate(branches, axis=-1), linear["inner_posterior.layers.0.0"])
+    head = linear["inner_posterior.normal.head"]
+    mean, log_scale = np.split(joined @ weight_of(head).T + bias_of(head), 2, axis=-1)
+    drawn = sites_of(poutine.condition(model.guide, {"z2": z2}), images)["z1"]["fn"]
+    # float32 sums of some hundred terms of order 1.
+    np.testing.assert_allclose(drawn.mean.detach(), mean, atol=1e-5)
+    np.testing.assert_allclose(drawn.stddev.detach(), np.exp(np.clip(log_scale, -3, 1)), atol=1e-5)
+    branches = [gated_in_numpy(z, linear[f"decoder.branches.{place}.0.0"]) for place, z in enumerate((first, second))]
+    joined = gated_in_numpy(np.concatenate(branches, axis=-1), linear["decoder.decoder.layers.0.0"])
+    output = linear["decoder.decoder.output"]
+    logits = joined @ weight_of(output).T + bias_of(output)
+    decoded = model.decode(torch.cat([z1, z2], -1)).flatten(1)
+    np.testing.assert_allclose(decoded.detach(), 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("levels", ["one", "hvae_branched"])
+def test_encoders_see_pixels_around_0_or_from_0_to_1(build, levels, centered):
+    model, images = build(levels=levels, center_inputs=centered), torch.rand(5, 1, 8, 8)
+    seen = []
+    for name, part in model.named_modules():
+        if name.endswith("encoder"):
+            part.register_forward_pre_hook(lambda _, args: seen.extend(args))
+    model.represent(images)
+    assert len(seen) == (2 if levels == "hvae_branched" else 1)
+    for given in seen:
+        torch.testing.assert_close(given, 2 * images - 1 if centered else images)
 
 
 def test_pyro_can_train_it_by_itself(make_model, digits):
@@ -346,12 +326,12 @@ def test_labels_are_nothing_to_an_unconditional_model(build, levels):
 @pytest.mark.parametrize("likelihood", ["bernoulli", "continuous_bernoulli", "discretized_logistic"])
 @pytest.mark.parametrize("network", ["mlp", "gated_mlp", "conv", "resnet"])
 @pytest.mark.parametrize("keys", [{}, {"levels": "hvae", "prior": "vampprior"}, {"condition": "label"}], ids=str)
-def test_color_images_go_in_and_come_out(small_settings, network, likelihood, keys):
+def test_color_images_go_in_and_come_out(small_settings, make_train, network, likelihood, keys):
     sizes = {"encoder_widths": [4, 4], "decoder_widths": [4, 4], "prior_components": 3}
     settings = small_settings(**(sizes | {"network": network} | keys)).model_copy(update={"likelihood": likelihood})
     model, labels = models.make_model(settings, (3, 6, 5), 3), torch.arange(2)
     images = torch.rand(2, 3, 6, 5).round()
-    initialize(model, (images * 255).to(torch.uint8))
+    initialize(model, (images * 255).to(torch.uint8), make_train())
     assert model.reconstruct(images, labels).shape == (2, 3, 6, 5)
     assert model.sample(2, 0, labels).shape == (2, 3, 6, 5)
     terms = elbo_terms(model.model, model.guide, images, labels)
@@ -375,9 +355,9 @@ def test_a_copys_vampprior_is_made_of_the_copys_encoder(build):
 # --- The start
 
 
-def test_the_decoder_starts_at_the_mean_image(make_model, digits):
+def test_the_decoder_starts_at_the_mean_image(make_model, make_train, digits):
     model = make_model()
-    initialize(model, digits)
+    initialize(model, digits, make_train())
     with torch.no_grad():
         model.decoder.output.weight.zero_()
     mean = (digits.float() / 255).mean(0)
@@ -385,107 +365,12 @@ def test_the_decoder_starts_at_the_mean_image(make_model, digits):
     torch.testing.assert_close(model.sample(2, seed=0), mean.clamp(0.001, 0.999).expand(2, 1, 8, 8))
 
 
-def test_pseudo_inputs_start_at_images_each_taken_once(build, digits):
+def test_pseudo_inputs_start_at_images_each_taken_once(build, make_train, digits):
     model = build(prior="vampprior", prior_components=20)
-    initialize(model, digits[:30])
+    initialize(model, digits[:30], make_train())
     taken = model.prior.logits.sigmoid()
     clipped = (digits[:30].float() / 255).clamp(0.05, 0.95)
     distances = (taken[:, None] - clipped).abs().amax((-3, -2, -1))
     # A logit and a sigmoid in float32; two digits differ by more than 0.1 in some pixel.
     assert (distances.min(1).values < 1e-6).all()
     assert len(distances.argmin(1).unique()) == 20
-
-
-# --- The file
-
-
-def test_a_loaded_model_equals_the_saved_one(saved):
-    model, path, _ = saved
-    loaded = load(path)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor)
-    assert torch.equal(loaded.reconstruct(torch.ones(3, 1, 4, 6)), model.reconstruct(torch.ones(3, 1, 4, 6)))
-
-
-def test_a_loaded_model_knows_its_settings_and_history(saved):
-    _, path, settings = saved
-    metadata = {"format": 2, "epochs": 7, "classes": CLASSES, "model": settings.model_dump(), "image_shape": [1, 4, 6]}
-    assert load(path).metadata == metadata
-
-
-def test_a_loaded_conditional_model_has_the_files_classes(small_settings, tmp_path):
-    settings = small_settings(condition="label")
-    save(models.make_model(settings, (1, 8, 8), 3), tmp_path / "model", settings, {"classes": CLASSES})
-    loaded = load(tmp_path / "model")
-    assert loaded.classes == 3
-    assert loaded.sample(2, 0, torch.tensor([0, 2])).shape == (2, 1, 8, 8)
-
-
-def test_a_loaded_model_is_fixed(saved):
-    loaded = load(saved[1])
-    assert not loaded.training
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
-
-
-def test_the_package_offers_load_and_names_what_it_lacks(saved):
-    assert vae.load is load
-    with pytest.raises(AttributeError, match="no attribute 'save'"):
-        _ = vae.save
-
-
-def test_equal_models_make_equal_files(saved, tmp_path):
-    _, path, settings = saved
-    save(load(path), tmp_path / "again", settings, {"classes": CLASSES, "epochs": 7})
-    assert (tmp_path / "again").read_bytes() == path.read_bytes()
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="absent: not found"):
-        load(tmp_path / "absent")
-
-
-@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated", "header cut off"])
-def test_a_damaged_file_is_named(saved, damage):
-    path = saved[1]
-    contents = path.read_bytes()
-    damaged = {"empty": b"", "garbage": b"\xff" * 500, "truncated": contents[:-10], "header cut off": contents[:20]}
-    path.write_bytes(damaged[damage])
-    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
-        load(path)
-
-
-def without(key):
-    return lambda weights, metadata: metadata.pop(key)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        without("model"),
-        without("classes"),
-        without("image_shape"),
-        lambda weights, metadata: metadata["model"].pop("prior"),
-        lambda weights, metadata: metadata["model"].update(prior="unheard of"),
-        lambda weights, metadata: metadata["model"].update(colour="red"),
-        lambda weights, metadata: metadata["model"].update(prior="vampprior", posterior="iaf"),
-        lambda weights, metadata: metadata.update(image_shape=[1, 6, 6]),
-        lambda weights, metadata: metadata.update(image_shape=3),
-        lambda weights, metadata: metadata.update(image_shape=[4, 6]),
-        lambda weights, metadata: metadata.update(classes=None),
-        lambda weights, metadata: weights.pop("posterior.head.bias"),
-        lambda weights, metadata: weights.update(another=torch.zeros(2)),
-    ],
-)
-def test_a_file_of_another_kind_is_no_model(saved, change):
-    path = saved[1]
-    weights, metadata = read_tensors(path)
-    change(weights, metadata)
-    write_tensors(path, weights, metadata)
-    with pytest.raises(InputError, match=r"model\.safetensors: not a model that this code can read"):
-        load(path)
-
-
-def test_a_file_of_something_else_is_no_model(tmp_path):
-    write_tensors(tmp_path / "test.safetensors", {"images": torch.zeros(2, 1, 8, 8)}, {"dataset": "digits"})
-    with pytest.raises(InputError, match=r"test\.safetensors: not a model that this code can read"):
-        load(tmp_path / "test.safetensors")

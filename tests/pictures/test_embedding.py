@@ -21,7 +21,7 @@ def test_embedding_shows_every_class_in_its_own_color(classes):
     assert axes.get_aspect() == 1
 
 
-def test_a_name_stands_at_a_point_in_the_denser_of_two_clusters():
+def test_a_name_is_at_a_point_in_the_denser_of_two_clusters():
     random = np.random.default_rng(0)
     small, large = random.normal([-50, 0], 1, (40, 2)), random.normal([50, 0], 1, (60, 2))
     points = np.concatenate([small, large])
@@ -33,7 +33,7 @@ def test_a_name_stands_at_a_point_in_the_denser_of_two_clusters():
     np.testing.assert_array_equal(densest(points[:1]), points[0])
 
 
-def test_embedding_names_stand_where_their_class_is_densest_and_apart():
+def test_embedding_names_are_where_their_class_is_densest_and_apart():
     # The second and the third of four points are nearest to each other, and the first of the two is taken.
     points = pd.DataFrame(
         {

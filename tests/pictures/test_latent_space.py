@@ -15,7 +15,7 @@ from vae.pictures.latent_space import (
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_interpolations_stand_between_their_ends_and_say_whose_label_was_used(conditional):
+def test_interpolations_are_between_their_ends_and_name_the_label_used(conditional):
     starts, ends = make_images(2, 3, 28, 28)
     decoded = make_images(3, 5, 28, 28)
     figure = interpolations_figure(starts, decoded, ends, conditional, CAPTION)

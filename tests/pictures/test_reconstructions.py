@@ -7,6 +7,7 @@ import torch
 from tests.drawing import CAPTION, cut, enlarge, make_images, make_inputs, read_canvas, read_ticks
 from vae.pictures.layout import GUTTER
 from vae.pictures.reconstructions import (
+    error_by_class_figure,
     reconstruct,
     reconstructions_by_epoch_figure,
     reconstructions_extremes_figure,
@@ -58,7 +59,7 @@ def test_inputs_that_are_the_originals_are_not_shown_twice():
     assert [name for name, _ in read_ticks(figure.axes[0].yaxis)] == ["original", "epoch 7"]
 
 
-def test_extremes_stand_over_their_values():
+def test_extremes_are_above_their_values():
     originals, inputs, probabilities = make_images(3, 2, 3, 2, 8, 8)
     nll = np.arange(12).reshape(2, 3, 2) * 10.04
     figure = reconstructions_extremes_figure(originals, inputs, probabilities, nll, "abc", CAPTION)
@@ -86,3 +87,20 @@ def test_reconstructions_keep_the_shape_of_the_indices(make_model):
     expected = model.reconstruct(torch.from_numpy(images).float(), torch.from_numpy(labels))
     # Float32: the same operations, in batches of the same size.
     np.testing.assert_array_equal(found.reshape(6, 1, 8, 8), expected.detach())
+
+
+def test_errors_by_class_are_means_with_their_standard_errors():
+    labels = np.array([0, 0, 0, 0, 1])
+    nll = np.array([1.0, 2, 3, 4, 7])
+    figure = error_by_class_figure({"nll": nll, "mse": nll / 10, "ssim": -nll}, labels, ["Bag", "Coat"], CAPTION)
+    for axes, scale in zip(figure.axes, (1, 0.1, -1), strict=True):
+        (bars,) = axes.containers
+        np.testing.assert_allclose(bars.lines[0].get_xydata(), [[2.5 * scale, 0], [7 * scale, 1]])
+        # The variance of 1, 2, 3, 4 is 5/3, that of their mean a fourth of it; a single image has none.
+        error = abs(scale) * (5 / 12) ** 0.5
+        reached = [segment[:, 0] for segment in bars.lines[2][0].get_segments()]
+        np.testing.assert_allclose(reached, [[2.5 * scale - error, 2.5 * scale + error], [7 * scale] * 2])
+        assert axes.get_lines()[-1].get_xdata()[0] == pytest.approx(nll.mean() * scale)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Bag", "Coat"]
+    low, high = figure.axes[0].get_ylim()
+    assert low > high, "the first class stands at the top"

@@ -9,7 +9,7 @@ from vae.model.distributions.likelihoods import BernoulliImage, LogisticPixels
 from vae.pictures.uncertainty import split_variance, uncertainty_figure
 
 
-def test_uncertainty_has_one_scale_for_both_parts_beside_their_rows():
+def test_uncertainty_has_one_scale_for_both_parts_next_to_their_rows():
     inputs, means = make_images(2, 3, 8, 8)
     latent, noise = make_images(2, 3, 8, 8) / 2
     figure = uncertainty_figure(inputs, means, latent, noise, "abc", CAPTION)

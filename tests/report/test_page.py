@@ -14,7 +14,6 @@ from PIL import Image
 from tests.browser import needs_chromium, visit
 from vae.evaluation.measures import MEASURES
 from vae.pictures import PICTURES
-from vae.report import provenance
 from vae.report.page import png_size, render
 from vae.report.sections import HEADLINE, SECTIONS
 
@@ -162,7 +161,7 @@ def test_every_metric_and_every_picture_has_a_section():
     assert set(HEADLINE) <= MEASURES.keys()
 
 
-def test_pictures_stand_in_the_registrys_order_with_their_words():
+def test_pictures_come_in_the_registrys_order_with_their_words():
     images = Parsed(page(pictures={picture.name: png() for picture in reversed(PICTURES)})).all("img")
     in_order = [picture.shows for section in SECTIONS for picture in PICTURES if picture.group == section]
     assert [image["alt"] for image in images] == in_order
@@ -271,23 +270,6 @@ def test_a_browser_without_network_shows_it_whole_at_any_width(tmp_path, width, 
     assert box == window
     assert scrolled >= 900 - width, "its right edge can be reached"
     assert closed
-
-
-# Provenance
-
-
-def test_checksum_of_a_published_case(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc")
-    # The example in FIPS 180-2, appendix B.1.
-    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert provenance.checksum(tmp_path / "file") == expected
-
-
-def test_the_settings_digest_does_not_depend_on_their_order():
-    digest = provenance.settings_digest({"b": 1, "a": [1, 2]})
-    assert digest == provenance.settings_digest({"a": [1, 2], "b": 1})
-    assert digest == hashlib.sha256(b'{"a": [1, 2], "b": 1}').hexdigest()
-    assert digest != provenance.settings_digest({"a": [2, 1], "b": 1})
 
 
 # The stage

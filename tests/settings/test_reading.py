@@ -10,6 +10,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import posix_only
 from vae.errors import InputError
 from vae.settings import Settings, load_settings, parse_settings
 
@@ -121,8 +122,11 @@ def test_settings_are_read_only():
 
 def test_the_keys_that_hold_real_numbers_are_known_here():
     assert FLOATS == [
+        ("model", "dropout"),
         ("train", "learning_rate"),
+        ("train", "adam_beta1"),
         ("train", "adam_epsilon"),
+        ("train", "weight_decay"),
         ("train", "beta"),
         ("train", "free_bits"),
         ("train", "gradient_clip"),
@@ -183,6 +187,8 @@ DESCRIPTIONS = [
     ("train", "ema_decay", math.nan, "nan", "a number at least 0 and less than 1"),
     ("train", "keep_checkpoint", 1, "1", "true or false"),
     ("train", "keep_checkpoint", "yes", "'yes'", "true or false"),
+    ("train", "tensorboard", None, "None", "the path of a folder, or '' (off)"),
+    ("train", "tensorboard", "a\0b", "'a\\x00b'", "the path of a folder, or '' (off)"),
     ("embed", "images", 9, "9", "a whole number at least 10 and at most 100000"),
     ("plot", "dpi", 601, "601", "a whole number at least 50 and at most 600"),
     ("plot", "dpi", 49, "49", "a whole number at least 50 and at most 600"),
@@ -190,7 +196,7 @@ DESCRIPTIONS = [
 
 
 @pytest.mark.parametrize(("section", "key", "value", "shown", "allowed"), DESCRIPTIONS)
-def test_a_wrong_value_is_told_with_what_is_allowed(section, key, value, shown, allowed):
+def test_a_wrong_value_is_reported_with_what_is_allowed(section, key, value, shown, allowed):
     assert refusal(changed(section, key, value)) == f"some.yaml: {section}.{key}: got {shown}, allowed: {allowed}"
 
 
@@ -206,40 +212,40 @@ def test_nothing_else_is_a_mirror(mirror):
 
 
 @pytest.mark.parametrize(("section", "key"), LISTS)
-def test_a_wrong_item_of_a_list_is_told_with_its_place(section, key):
+def test_a_wrong_item_of_a_list_is_reported_with_its_place(section, key):
     message = refusal(changed(section, key, [*VALUES[section][key], True]))
     assert message.startswith(f"some.yaml: {section}.{key}.{len(VALUES[section][key])}: got True, allowed: a ")
 
 
-def test_a_section_that_is_none_is_told_with_its_keys():
+def test_a_section_that_is_not_a_mapping_is_reported_with_its_keys():
     assert refusal({**VALUES, "embed": None}) == (
         "some.yaml: embed: got None, allowed: a section with the keys method, images, perplexity, seed"
     )
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
-def test_a_missing_key_is_told_with_what_is_allowed(section, key):
+def test_a_missing_key_is_reported_with_what_is_allowed(section, key):
     values = copy.deepcopy(VALUES)
     del values[section][key]
     assert refusal(values).startswith(f"some.yaml: {section}.{key}: missing, allowed: ")
 
 
 @pytest.mark.parametrize("section", VALUES)
-def test_a_missing_section_is_told_with_its_keys(section):
+def test_a_missing_section_is_reported_with_its_keys(section):
     values = {name: keys for name, keys in VALUES.items() if name != section}
     keys = ", ".join(VALUES[section])
     assert refusal(values) == f"some.yaml: {section}: missing, allowed: a section with the keys {keys}"
 
 
 @pytest.mark.parametrize("document", [None, 3, "text", [], [VALUES], True])
-def test_a_document_without_sections_is_told_with_them(document):
+def test_a_document_without_sections_is_reported_with_them(document):
     assert re.fullmatch(
         rf"some.yaml: got .+, allowed: the sections {SECTIONS}",
         refusal(document),
     )
 
 
-def test_an_unknown_key_is_told_with_its_value_and_the_known_keys():
+def test_an_unknown_key_is_reported_with_its_value_and_the_known_keys():
     assert refusal(changed("plot", "colour", "red")) == (
         "some.yaml: plot.colour: unknown key, got 'red'; allowed: dpi, samples, seed"
     )
@@ -259,7 +265,7 @@ def test_a_near_miss_of_a_section_gets_a_suggestion():
     assert f"; did you mean train? allowed: {SECTIONS}" in refusal(values)
 
 
-def test_several_mistakes_are_told_at_once_in_the_files_order():
+def test_several_mistakes_are_reported_at_once_in_the_files_order():
     values = changed("train", "epochs", 0)
     values["train"]["device"] = "gpu"
     values["download"]["dataset"] = "cifar"
@@ -302,6 +308,7 @@ def test_every_number_has_an_upper_bound():
     assert not [place for place, schema in numbers.items() if not {"maximum", "exclusiveMaximum"} & schema.keys()]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
@@ -325,6 +332,7 @@ def test_an_extreme_value_is_refused_with_its_bound(section, key, value):
     )
 
 
+@pytest.mark.fault
 def test_thousands_of_mistakes_are_a_short_message():
     lines = refusal(VALUES | {f"key{number}": number for number in range(5000)}).splitlines()
     assert len(lines) == 21
@@ -342,11 +350,12 @@ SECRETS = [
 ]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("mirror", SECRETS)
 def test_a_mirror_with_a_secret_is_refused_and_not_shown(mirror):
     message = refusal(changed("download", "mirrors", [mirror]))
     assert message.startswith("some.yaml: download.mirrors.0: got '")
-    assert message.endswith("put such a mirror in the environment variable MNIST_MIRROR")
+    assert message.endswith("pass such a mirror through the environment")
     assert "hunter2" not in message
 
 
@@ -453,12 +462,10 @@ def test_any_yaml_inserted_anywhere_is_valid_or_refused(scratch, words, place):
 # The file as text
 
 
-def test_a_missing_file_is_told_with_what_to_do(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError) as caught:
         load_settings(tmp_path / "params.yaml")
-    assert str(caught.value) == (
-        f"{tmp_path}/params.yaml: cannot be read (No such file or directory); run from the project's root"
-    )
+    assert str(caught.value) == f"{tmp_path}/params.yaml: not found"
 
 
 def test_a_folder_is_no_settings_file(tmp_path):
@@ -466,6 +473,7 @@ def test_a_folder_is_no_settings_file(tmp_path):
         load_settings(tmp_path)
 
 
+@pytest.mark.fault
 def test_a_file_of_fifty_megabytes_is_refused_without_being_read(tmp_path):
     with (tmp_path / "params.yaml").open("wb") as file:
         file.truncate(50_000_000)
@@ -475,6 +483,7 @@ def test_a_file_of_fifty_megabytes_is_refused_without_being_read(tmp_path):
     assert time.monotonic() - started < 5, "reading it takes a minute"
 
 
+@posix_only
 def test_a_pipe_is_no_settings_file(tmp_path):
     os.mkfifo(tmp_path / "params.yaml")
     with pytest.raises(InputError, match="not a regular file"):
@@ -501,7 +510,7 @@ def test_a_pipe_is_no_settings_file(tmp_path):
         (f"a: !<{'x' * 10**4}> 1", "could not determine a constructor"),
     ],
 )
-def test_no_yaml_is_told_with_the_place_or_the_reason(tmp_path, text, reason):
+def test_invalid_yaml_is_reported_with_the_place_or_the_reason(tmp_path, text, reason):
     message = refusal_of_text(tmp_path, text)
     assert message.startswith("not valid YAML: ")
     assert reason in message
@@ -513,30 +522,30 @@ def line_of(pattern, text):
     return next(number for number, line in enumerate(text.splitlines(), 1) if re.match(pattern, line))
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path):
+def test_a_repeated_key_is_refused(tmp_path):
     text = PARAMS.read_text().replace("  epochs: ", "  epochs: 3\n  epochs: ", 1)
     first = line_of("  epochs", text)
     assert refusal_of_text(tmp_path, text) == f"train.epochs: repeated on lines {first} and {first + 1}, allowed: once"
 
 
-def test_a_key_that_stands_twice_in_another_spelling_is_refused(tmp_path):
+def test_a_key_repeated_in_another_spelling_is_refused(tmp_path):
     text = PARAMS.read_text().replace("  epochs: ", "  'epochs': 3\n  epochs: ", 1)
     assert "train.epochs: repeated on lines" in refusal_of_text(tmp_path, text)
 
 
-def test_a_section_that_stands_twice_is_refused(tmp_path):
+def test_a_repeated_section_is_refused(tmp_path):
     text = PARAMS.read_text() + "\ntrain:\n  epochs: 3\n"
     lines = f"{line_of('train', text)} and {len(text.splitlines()) - 1}"
     assert refusal_of_text(tmp_path, text) == f"train: repeated on lines {lines}, allowed: once"
 
 
-def test_all_keys_that_stand_twice_are_told_at_once(tmp_path):
+def test_all_repeated_keys_are_reported_at_once(tmp_path):
     text = PARAMS.read_text() + "  seed: 1\n  seed: 2\n\ntrain:\n  epochs: 1\n  epochs: 2\n"
     places = [line.split(": ")[0] for line in refusal_of_text(tmp_path, text).splitlines()]
     assert sorted(places) == ["plot.seed", "train", "train.epochs"]
 
 
-def test_a_key_that_replaces_a_merged_one_stands_once(tmp_path):
+def test_a_key_that_replaces_a_merged_one_is_not_repeated(tmp_path):
     merged = "embed:\n  <<: {seed: 3, images: 20}\n  images: 30\n  method: pca\n  perplexity: 5\n\n"
     text = re.sub(r"(?ms)^embed:\n.*?\n\n", merged, PARAMS.read_text())
     (tmp_path / "params.yaml").write_text(text)

@@ -67,10 +67,10 @@ def test_wrong_files_everywhere_are_one_message_and_status_1(project, offline):
     finished = run_stage(MNIST_MIRROR="mirror", **offline)
     assert finished.returncode == 1
     first, second, *_, last = finished.stderr.splitlines()
-    assert first == "error: train-labels-idx1-ubyte.gz: no mirror gives it"
+    assert first == "error: train-labels-idx1-ubyte.gz: not available from any mirror"
     assert second.startswith("  mirror/train-labels-idx1-ubyte.gz: wrong checksum")
     assert "MNIST_MIRROR" in last and "make demo" in last
-    assert all(mirror in finished.stderr for mirror in load_settings().download.mirrors)
+    assert all(mirror in finished.stderr for mirror in load_settings("params.yaml").download.mirrors)
     assert "Traceback" not in finished.stderr
     assert not any(path.is_file() for path in project.glob("data/raw/**/*"))
 
@@ -85,14 +85,27 @@ def test_an_invalid_setting_is_one_message_and_status_2(project):
     assert not (project / "data").exists()
 
 
+@pytest.mark.parametrize("own", ["", "https://reader:secret@example.com/mnist"])
+def test_the_mirror_in_the_environment_comes_first(project, monkeypatch, own):
+    monkeypatch.setenv("MNIST_MIRROR", own)
+    asked = []
+    monkeypatch.setattr(download, "fetch", lambda name, mirrors, folder: asked.extend(mirrors) or [])
+    (project / "data/raw").mkdir(parents=True)
+    settings = load_settings("params.yaml")
+    download.download(settings)
+    assert asked == [*filter(None, [own]), *settings.download.mirrors]
+
+
 def test_another_data_sets_files_are_removed(project, monkeypatch):
+    monkeypatch.delenv("MNIST_MIRROR", raising=False)
+
     def fetch(name, mirrors, folder):
-        assert (name, mirrors) == ("mnist", load_settings().download.mirrors)
+        assert (name, mirrors) == ("mnist", load_settings("params.yaml").download.mirrors)
         (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"labels")
         return ["train-labels-idx1-ubyte.gz"]
 
     monkeypatch.setattr(download, "fetch", fetch)
     (project / "data/raw").mkdir(parents=True)
     (project / "data/raw/digits.npz").write_bytes(b"digits")
-    download.download(load_settings())
+    download.download(load_settings("params.yaml"))
     assert [path.name for path in Path("data/raw").iterdir()] == ["train-labels-idx1-ubyte.gz"]

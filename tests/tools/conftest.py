@@ -1,7 +1,10 @@
-"""A project of a few runs, made by hand in place of a pipeline: its outputs in DVC's cache, its metrics in Git."""
+"""Runs made by hand in place of a pipeline: a project of a few, their outputs in DVC's cache; one with its record."""
 
 import copy
+import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from tests.checkouts import call
+from tests.checkouts import ENVIRONMENT, ROOT, call
 from vae.files import write_arrays, write_csv, write_tensors
 from vae.model import make_model, save
 from vae.settings import parse_settings
@@ -77,3 +80,41 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(folder, "dvc", "add", "--quiet", *OUTPUTS)
     call(folder, "dvc", "exp", "save", "--quiet", "--name", "tuned")
     return folder
+
+
+RECORD = {"test_nll": 84.86, "test_nll_stderr": 0.23, "frechet_distance": 13.79, "frechet_distance_real": 0.57}
+SETTINGS = {"train": {"epochs": 50, "learning_rate": 0.003, "checkpoint_every": 5, "keep_checkpoint": False}}
+
+
+def write_record(folder: Path, metrics: dict[str, float], **train: object) -> None:
+    """Write the files of a finished run that are compared."""
+    (folder / "metrics").mkdir(exist_ok=True)
+    (folder / "metrics/evaluate.json").write_text(json.dumps(metrics))
+    (folder / "params.yaml").write_text(yaml.safe_dump({"train": SETTINGS["train"] | train}))
+
+
+def finish_run(folder: Path) -> None:
+    for name, contents in {"data/model.safetensors": b"weights", "plots/report.html": b""}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(contents)
+    (folder / "plots/report.html").write_text(f"<td>{hashlib.sha256(b'weights').hexdigest()}</td>")
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """A finished run whose metrics are committed."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    write_record(folder, RECORD)
+    finish_run(folder)
+    call(folder, "git", "init", "--quiet")
+    call(folder, "git", "add", "metrics", "params.yaml")
+    call(folder, "git", "commit", "--quiet", "--message=Results")
+    return folder
+
+
+def run_tool(tool: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The output of a tool in a folder."""
+    command = [sys.executable, "-m", f"tools.{tool}"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -14,7 +14,7 @@ from vae.files import read_tensors
 @pytest.fixture
 def folder(tmp_path):
     write_run(tmp_path, 1, 3)
-    metrics = run_metrics(values_by_image(1)) | {"neighbour_accuracy": 0.9574}
+    metrics = run_metrics(values_by_image(1)) | {"neighbor_accuracy": 0.9574}
     (tmp_path / "metrics/evaluate.json").write_text(json.dumps(metrics))
     return tmp_path
 

@@ -81,7 +81,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(pages):
         assert "surprise_&lt;b&gt;" in page and "surprise_<b>" not in page
 
 
-def test_other_test_images_leave_the_differences_alone_and_say_so(pages):
+def test_other_test_images_leave_the_differences_unpaired_and_a_note_says_so(pages):
     page = pages["first", "redrawn"]
     assert "differ in the images of data/prepared/test.safetensors" in page
     assert "±" not in re.sub(r"<p.*?</p>", "", page, flags=re.DOTALL) and "stand alone" in page

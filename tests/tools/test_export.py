@@ -43,7 +43,7 @@ def saved(request, tmp_path):
 def right_answers(model, images, latents, labels):
     """By the model's own methods, in the order of the encoder's outputs and then of the decoder's."""
     center = model.represent(images, labels)
-    kind, levels = (model.metadata["model"][key] for key in ("posterior", "levels"))
+    kind, levels = model.settings.posterior, model.settings.levels
     posterior = model.encode(images, labels)
     scales = {"diagonal_normal": lambda: posterior.variance.sqrt(), "full_covariance": lambda: posterior.scale_tril}
     encoded = [center, scales[kind]()] if levels == "one" and kind in scales else [center]
@@ -98,7 +98,7 @@ def test_equal_models_make_equal_files_without_this_machines_folders(small, tmp_
             assert b"tools/export.py" not in one.read_bytes()
 
 
-def test_a_file_of_another_model_is_found_out(small, tmp_path):
+def test_a_file_of_another_model_is_detected(small, tmp_path):
     part = parts(load(small))["decoder"]
     path = tmp_path / "decoder.pt2"
     WRITERS["torch"](export(part), part, path, {})
@@ -109,6 +109,16 @@ def test_a_file_of_another_model_is_found_out(small, tmp_path):
             parameter.add_(0.01)
     with pytest.raises(WorkError, match=r"decoder\.pt2: for 1 images, its images differs"):
         check(path, part._replace(module=other), RUNNERS["torch"])
+
+
+def test_a_model_that_was_never_saved_has_its_parts_too(small):
+    saved = load(small)
+    model = make_model(saved.settings, IMAGE_SHAPE, len(CLASSES)).eval()
+    model.load_state_dict(saved.state_dict())
+    for name, part in parts(model).items():
+        inputs = part.inputs(3)
+        for found, right in zip(part.module(**inputs), parts(saved)[name].module(**inputs), strict=True):
+            torch.testing.assert_close(found, right)
 
 
 def test_the_command_names_what_is_missing(small, tmp_path, monkeypatch, capsys):

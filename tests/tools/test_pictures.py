@@ -1,6 +1,7 @@
-"""The pictures that README.md and docs/ show, taken from a finished run."""
+"""What README.md and docs/ show of a finished run."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from vae.errors import InputError
 def project(tmp_path: Path) -> Path:
     """A finished run whose README shows a and b, of which a is old in docs/."""
     pages = {
-        "README.md": "![A](docs/pictures/a.png)\n",
+        "README.md": "![A](docs/pictures/a.png)\n\n```\n| metric | value |\n| old | 1 |\n…\n```\n",
         "docs/tutorial.md": "![B](pictures/b.png) [graph](graph.svg)\n",
     }
     run = {"plots/images/a.png": "new a", "plots/images/b.png": "b", "plots/images/c.png": "c"}
+    run["metrics/evaluate.json"] = json.dumps({"kl": 25.5, "test_nll": 88.25, "test_nll_stderr": 0.25, "recall": 0.5})
     other = {"docs/pictures/a.png": "old a", "data/model.safetensors": "weights"}
     report = {"plots/report.html": hashlib.sha256(b"weights").hexdigest()}
     for name, text in {**pages, **run, **other, **report}.items():
@@ -31,9 +33,26 @@ def contents(project: Path) -> dict[str, str]:
 
 
 def test_what_the_pages_show_is_refreshed_and_nothing_else(project: Path) -> None:
-    assert [path.name for path in refresh(project)] == ["a.png", "b.png"]
+    assert [path.name for path in refresh(project)] == ["a.png", "b.png", "metrics.md", "README.md"]
     assert contents(project) == {"a.png": "new a", "b.png": "b"}
     assert refresh(project) == []
+
+
+def rows(text: str) -> list[list[str]]:
+    """The first two cells of a page's table of metrics, row by row."""
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    return [[cell.strip() for cell in line.split("|")[1:3]] for line in lines]
+
+
+def test_the_metrics_page_has_all_metrics_and_the_readme_the_first_ones(project: Path) -> None:
+    values = json.dumps({f"new_{number}": number for number in range(9)})
+    (project / "metrics/sample.json").write_text(values)
+    refresh(project)
+    known = [["metric", "value"], ["test_nll", "88.25"], ["kl", "25.5"], ["recall", "0.5"]]
+    others = [[f"new_{number}", str(number)] for number in range(9)]
+    assert rows((project / "docs/metrics.md").read_text()) == known + others
+    assert rows((project / "README.md").read_text()) == known + others[:2]
+    assert (project / "README.md").read_text().endswith("|\n…\n```\n")
 
 
 def test_a_run_that_lacks_a_picture_changes_nothing(project: Path) -> None:

@@ -1,6 +1,7 @@
 """The results' page says what the records say, and nothing else."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -67,6 +68,26 @@ def test_a_figure_is_the_mean_over_seeds_with_the_error_of_images_and_seeds(writ
     assert (row["nll"], row["seeds"]) == (f"{nll.mean():.2f} ± {error:.2f}", "3")
     # The ELBOs have a standard deviation of 1 over seeds.
     assert row["elbo"] == f"-96.00 ± {np.hypot(0.4, 1 / np.sqrt(3)):.2f}"
+
+
+@pytest.mark.parametrize("name", results.PUBLISHED)
+def test_a_row_beside_a_published_figure_states_its_departures_on_the_page(name):
+    page = results.PAGE.read_text()
+    numbers = results.row(name)["departures"].split(", ")
+    stated = results.departures(name)
+    assert len(numbers) == len(stated) > 0
+    for number, text in zip(numbers, stated, strict=True):
+        assert f"\n{number}. {text}\n" in page
+
+
+def test_a_file_that_names_a_papers_figure_has_it_on_the_page_and_no_other_has_departures():
+    for name in results.names():
+        text = (results.EXPERIMENTS / f"{name}.yaml").read_text()
+        figure = re.search(r"\(paper: NLL (.*?)\)", text)
+        assert (figure[1] if figure else None) == (
+            f"{results.PUBLISHED[name][0]:.2f}" if name in results.PUBLISHED else None
+        )
+        assert bool(results.departures(name)) == bool(figure)
 
 
 def test_an_experiment_without_a_record_has_no_figure(write_record):

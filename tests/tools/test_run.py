@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.conftest import posix_only
 from tools import run
 from vae.errors import InputError
 from vae.files import read_arrays, write_arrays, write_json
 from vae.identity import code_identity
 
 ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = posix_only
 
 
 @pytest.fixture
@@ -51,6 +54,7 @@ def main(monkeypatch, *arguments):
     return 0
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "folder",
     [
@@ -83,19 +87,6 @@ def test_a_folder_of_its_own_is_made_and_made_anew(project, monkeypatch, folder)
     assert before.items() <= contents(project.parent).items()
 
 
-def test_the_mark_of_a_run_survives_the_emptying_of_its_folder(project, monkeypatch):
-    def fail(path):
-        raise OSError(5, "Input/output error", str(path))
-
-    assert main(monkeypatch, "demo", "--folder", ".runs/new") == 0
-    monkeypatch.setattr(shutil, "rmtree", fail)
-    assert main(monkeypatch, "demo", "--folder", ".runs/new") == 1
-    monkeypatch.undo()
-    monkeypatch.chdir(project)
-    run.empty_folder(Path(".runs/new"))
-    assert [path.name for path in Path(".runs/new").iterdir()] == [run.MARKER]
-
-
 @pytest.mark.parametrize(("text", "value"), [("010", 10), ("1e-3", 0.001), ("1_000", None), ("0x10", None)])
 def test_numbers_mean_what_they_mean_in_the_stages(project, monkeypatch, text, value):
     key = "learning_rate" if "e" in text else "epochs"
@@ -105,6 +96,7 @@ def test_numbers_mean_what_they_mean_in_the_stages(project, monkeypatch, text, v
         assert float(yaml.safe_load(Path(".runs/new/params.yaml").read_text())["train"][key]) == value
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("assignment", "reason"),
     [

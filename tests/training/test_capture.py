@@ -9,6 +9,7 @@ from pyro.distributions import transforms
 
 from vae.device import matrix_precision, set_up
 from vae.errors import WorkError
+from vae.model.objectives import OBJECTIVES
 from vae.training import capture, step
 from vae.training.capture import WaitsForDevice, clear_caches
 from vae.training.step import Step
@@ -25,14 +26,27 @@ VARIATIONS = {
     "full_covariance": {"posterior": "full_covariance"},
     "iaf": {"posterior": "iaf"},
     "coupling": {"posterior": "coupling"},
+    "realnvp with a learned mixing": {"prior": "realnvp", "flow_mixing": "lu"},
+    "coupling with a learned mixing": {"posterior": "coupling", "flow_mixing": "lu"},
+    "dropout": {"dropout": 0.2},
     "levels iwae": {"levels": "iwae"},
     "levels hvae": {"levels": "hvae"},
+    "levels hvae_branched": {"levels": "hvae_branched", "clip_log_variance": True},
     "label": {"condition": "label"},
+    "relaxed_bernoulli": {"likelihood": "relaxed_bernoulli"},
+    "continuous_bernoulli": {"likelihood": "continuous_bernoulli"},
+    "discretized_logistic": {"likelihood": "discretized_logistic"},
 }
 TRAINING = {
     "clip": {"gradient_clip": 5},
+    "normalized": {"normalize_gradients": True},
+    "weight decay": {"weight_decay": 0.1},
+    "in order": {"shuffle": False},
+    "sampled kl": {"kl": "sampled"},
     "average": {"ema_decay": 0.8},
     "kl warm-up": {"kl_warmup_epochs": 2},
+    "free bits": {"free_bits": 0.5},
+    "several particles": {"particles": 3},
     "iwae": {"objective": "iwae", "particles": 3},
     "dreg": {"objective": "dreg", "particles": 3},
     "bfloat16": {"precision": "bfloat16"},
@@ -62,7 +76,8 @@ def make_step(make_model, make_train, images):
     def make(device, model, **train):
         labels = torch.arange(150) % 10
         made = make_model(image_shape=tuple(images.shape[1:]), **{"flow_widths": [8]} | model)
-        return Step(made.to(device), images.to(device), True, make_train(**train), labels.to(device))
+        draw = made.likelihood.binary
+        return Step(made.to(device), images.to(device), draw, make_train(**train), labels.to(device))
 
     return make
 
@@ -214,6 +229,9 @@ def test_clearing_caches_changes_no_value(make):
 # --- What waits is found out before the capture
 
 
+ELBO = OBJECTIVES["elbo"]
+
+
 class Waiting:
     """An objective that waits for the device where torch refuses that."""
 
@@ -232,7 +250,7 @@ def make_waiting(make_captured, stub, monkeypatch):
 
     def make(**train):
         made = make_captured({}, **train)
-        made.objective = Waiting(made.objective)
+        monkeypatch.setitem(OBJECTIVES, "elbo", Waiting(ELBO))
         return made
 
     return make
@@ -269,6 +287,46 @@ def test_other_errors_are_not_taken_for_waiting(stub):
     with pytest.raises(RuntimeError, match="out of memory"):
         capture.capture(fail)
     assert torch.cuda.get_sync_debug_mode() == "default"
+
+
+class Failing:
+    """Something that fails in a capture, and in the warm-up runs before it does not."""
+
+    def __init__(self, error):
+        self.error, self.runs = error, 0
+
+    def __call__(self):
+        self.runs += 1
+        if self.runs > capture._WARM_UP_RUNS:
+            raise self.error
+
+
+@pytest.fixture
+def ending_fails(stub, monkeypatch):
+    """Let the end of a failed capture raise an error of its own, as CUDA does."""
+
+    @contextlib.contextmanager
+    def graph(captured, pool, stream):
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+
+
+@pytest.mark.usefixtures("ending_fails")
+def test_a_capture_that_fails_says_what_to_do_and_what_went_wrong_first(lean):
+    with pytest.raises(WorkError) as caught:
+        capture.capture(Failing(RuntimeError("operation not permitted when stream is capturing\nstack")))
+    assert str(caught.value) == (
+        "the CUDA graph's capture failed (operation not permitted when stream is capturing); set train.step to eager"
+    )
+
+
+def test_a_capture_that_runs_out_of_memory_says_that(lean, stub):
+    with pytest.raises(torch.OutOfMemoryError):
+        capture.capture(Failing(torch.OutOfMemoryError("CUDA out of memory")))
 
 
 # --- The host stays near the device
@@ -328,20 +386,19 @@ def test_a_captured_run_repeats_to_the_byte(make_step):
 
 
 @needs_cuda
-def test_waiting_is_found_out_before_the_capture(make_step, capsys):
+def test_waiting_is_found_out_before_the_capture(make_step, capsys, monkeypatch):
     device = set_up("cuda")
-    made = make_step(device, {}, step="auto")
-    objective = made.objective
+    expected = state_after(make_step(device, {}, step="eager"))
 
     def reading(*args):
-        loss, terms = objective(*args)
+        loss, terms = ELBO(*args)
         loss.item()
         return loss, terms
 
-    made.objective = reading
-    actual = state_after(made)
+    monkeypatch.setitem(OBJECTIVES, "elbo", reading)
+    actual = state_after(make_step(device, {}, step="auto"))
     assert "cannot be captured: called a synchronizing CUDA operation" in capsys.readouterr().out
-    for name, tensor in state_after(make_step(device, {}, step="eager")).items():
+    for name, tensor in expected.items():
         assert torch.equal(actual[name], tensor), name
 
 

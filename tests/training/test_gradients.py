@@ -30,8 +30,9 @@ def case(lean, parse, digits):
 
     def make(choice, **train):
         settings = parse(choice)
-        model = make_model(settings.model, (1, 8, 8), CLASSES)
-        initialize(model, digits[:N])
+        dropout = 0 if choice["objective"] == "dreg" else 0.1
+        model = make_model(settings.model.model_copy(update={"dropout": dropout}), (1, 8, 8), CLASSES)
+        initialize(model, digits[:N], settings.train)
         draw = settings.prepare.binarization == "dynamic"
         labels = torch.arange(N) % CLASSES if model.classes else None
         batches = [

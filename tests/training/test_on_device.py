@@ -10,10 +10,12 @@ import yaml
 
 from benchmarks.measurements import made_up_images, symmetric, training
 from tests.conftest import ROOT
+from tests.fake_cuda import autocast
 from tests.model import test_family
 from tests.training.operations import NoCopies, NoReads, Operations
-from vae.data.images import Split
+from vae.data.images import Split, pixels
 from vae.model import kernels, make_model
+from vae.model.objectives import OBJECTIVES
 from vae.settings import parse_settings
 from vae.training import validation
 from vae.training.initialization import initialize
@@ -34,8 +36,10 @@ def make_step(lean, parse, digits, monkeypatch):
     def make(choice, device="cpu", **train):
         settings = parse(choice)
         images, labels = digits[:N], torch.arange(N) % CLASSES
-        model = make_model(settings.model, tuple(images.shape[1:]), CLASSES)
-        initialize(model, images)
+        dropout = 0 if choice["objective"] == "dreg" else 0.1
+        parts = settings.model.model_copy(update={"dropout": dropout, "clip_log_variance": True})
+        model = make_model(parts, tuple(images.shape[1:]), CLASSES)
+        initialize(model, images, settings.train)
         draw = settings.prepare.binarization == "dynamic"
         step_settings = settings.train.model_copy(update=train)
         return Step(model.to(device), images.to(device), draw, step_settings, labels.to(device))
@@ -52,7 +56,8 @@ def test_a_step_reads_no_value_on_the_host(make_step, choice):
     # Fused Adam on the CPU reads its rate below the dispatcher, where these modes do not look: rightly, as on CUDA
     # the kernel takes the rate from the device.
     for precision in PRECISIONS:
-        step = make_step(choice, precision=precision, gradient_clip=5, ema_decay=0.9, kl_warmup_epochs=2)
+        keys = {"gradient_clip": 5, "normalize_gradients": True, "weight_decay": 0.1, "ema_decay": 0.9}
+        step = make_step(choice, precision=precision, kl="sampled", kl_warmup_epochs=2, **keys)
         step.begin_epoch()
         step(N)
         with NoReads(), NoCopies():
@@ -63,7 +68,7 @@ def test_a_step_reads_no_value_on_the_host(make_step, choice):
 MASK = torch.tensor([True, False])
 
 
-def assign_through_a_mask(x):
+def assign_through_a_mask(x, _):
     x[MASK] = 0
 
 
@@ -79,7 +84,6 @@ def assign_through_a_mask(x):
         torch.unique,
         lambda x: x[MASK],
         lambda x: x[MASK.byte()],
-        assign_through_a_mask,
         lambda x: x.masked_select(MASK),
         lambda x: torch.bincount(x.long()),
         lambda x: x.repeat_interleave(x.long()),
@@ -93,11 +97,25 @@ def test_reads_would_be_seen(read):
         read(torch.ones(2))
 
 
-def test_one_hot_is_exempt_as_it_reads_on_the_cpu_alone():
-    with NoReads(), NoCopies():
-        torch.nn.functional.one_hot(torch.zeros(2, dtype=torch.int64), 3)
-        with pytest.raises(AssertionError, match="waits for the device"):
-            torch.ones(()).item()
+@pytest.mark.parametrize(
+    "scatter",
+    [
+        lambda x, i: x.index_copy(0, i, x),
+        lambda x, i: x.index_copy_(0, i, x),
+        lambda x, i: x.index_add(0, i, x),
+        lambda x, i: x.index_put((i,), x),
+        lambda x, i: x.scatter(0, i, x),
+        lambda x, i: x.scatter_(0, i, 1.0),
+        lambda x, i: x.scatter_add(0, i, x),
+        lambda x, i: x.clone().requires_grad_()[i].sum().backward(),
+        lambda x, i: x.clone().requires_grad_().gather(0, i).sum().backward(),
+        lambda x, i: torch.nn.functional.one_hot(i, 2),
+        assign_through_a_mask,
+    ],
+)
+def test_scatters_would_be_seen(scatter):
+    with pytest.raises(AssertionError, match=r"sorts its indices|waits for the device"), NoReads(), NoCopies():
+        scatter(torch.ones(2), torch.arange(2))
 
 
 # --- No tensor of the CPU meets one of the device
@@ -114,8 +132,9 @@ def meta(monkeypatch):
 def test_a_step_runs_wholly_on_the_meta_device(make_step, meta, choice, monkeypatch):
     updated = []
     # It has no kernel for `meta`.
-    monkeypatch.setattr(torch, "_fused_adam_", lambda *lists, lr, **_: updated.extend([lr, *chain(*lists)]))
-    step = make_step(choice, meta, ema_decay=0.9, kl_warmup_epochs=2)
+    for kernel in ("_fused_adam_", "_fused_adamw_"):
+        monkeypatch.setattr(torch, kernel, lambda *lists, lr, **_: updated.extend([lr, *chain(*lists)]))
+    step = make_step(choice, meta, normalize_gradients=True, weight_decay=0.1, ema_decay=0.9, kl_warmup_epochs=2)
     step.begin_epoch()
     step(N)
     tensors = [*updated, *step.tensors().values()]
@@ -129,6 +148,30 @@ def test_validation_runs_wholly_on_the_meta_device(make_step, meta, choice):
     totals = validation.sum_terms(step.model, Split(step.images, torch.zeros(N, dtype=torch.int64, device="meta")), 0)
     assert totals.device.type == "meta"
     assert totals.shape == (2,)
+
+
+# Autocast has no `meta` device: the loss in bfloat16, on a CUDA device that computes nothing.
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", test_family.PAIRS, ids=lambda choice: "-".join(choice.values()))
+def test_the_loss_in_bfloat16_stays_on_the_device(lean, fake_cuda, parse, choice):
+    settings = parse(choice)
+    model, kinds = make_model(settings.model, (1, 8, 8), CLASSES), set()
+    model.encoder.register_forward_hook(lambda module, inputs, output: kinds.add(output.dtype))
+    with fake_cuda as device:
+        model.to(device)
+        images = pixels(torch.zeros(N, 1, 8, 8, dtype=torch.uint8, device=device), binarize=True)
+        labels = torch.zeros(N, dtype=torch.int64, device=device)
+        with autocast(device):
+            loss, terms = OBJECTIVES[choice["objective"]](model, (images, labels), 1.0, settings.train)
+    assert kinds == {torch.bfloat16}
+    for value in (loss, *terms):
+        assert (value.device, value.dtype) == (device, torch.float32)
+
+
+def test_softplus_keeps_its_type_in_bfloat16(lean, fake_cuda):
+    with fake_cuda as device, autocast(device):
+        x = torch.ones(3, device=device, dtype=torch.bfloat16, requires_grad=True)
+        assert kernels.Softplus()(x).dtype == torch.bfloat16
 
 
 # --- What the fused update asks for

@@ -39,8 +39,8 @@ def test_cosine_falls_from_the_peak_to_0(make_train):
 
 def test_iwae_has_eight_stages_each_three_times_as_long_as_the_one_before(make_train):
     rates = learning_rates(make_train(schedule="iwae", learning_rate=0.001), 2 * 3280).numpy()
-    # Burda et al. 2015, section 5: 3^i passes with the rate 0.001 * 10^(-i / 7), i = 0 to 7.
-    expected = np.concatenate([np.full(2 * 3**i, 0.001 * 10 ** (-i / 7)) for i in range(8)])
+    # Burda et al. 2015, section 5: 3^i passes with the rate 0.001 * 10^(-i / 7), i = 0 to 7; rounded to 0.00001.
+    expected = np.concatenate([np.full(2 * 3**i, round(0.001 * 10 ** (-i / 7), 5)) for i in range(8)])
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
@@ -59,12 +59,17 @@ def test_rates_of_the_shortest_runs_are_within_bounds(make_train, schedule, step
 
 
 def test_kl_weights_rise_linearly_and_then_stay_at_1(make_train):
-    weights = kl_weights(make_train(kl_warmup_epochs=2), steps=6, steps_an_epoch=2)
+    weights = kl_weights(make_train(kl_warmup_epochs=2), steps=6, steps_per_epoch=2)
     np.testing.assert_array_equal(weights, [0.25, 0.5, 0.75, 1, 1, 1])
 
 
+def test_kl_weights_that_rise_by_epoch_are_constant_within_one(make_train):
+    settings = make_train(kl_warmup_epochs=3, kl_warmup_by="epoch", beta=6)
+    np.testing.assert_array_equal(kl_weights(settings, steps=10, steps_per_epoch=2), [2, 2, 4, 4, *[6] * 6])
+
+
 def test_kl_weights_rise_to_beta(make_train):
-    weights = kl_weights(make_train(kl_warmup_epochs=1, beta=4), steps=4, steps_an_epoch=2)
+    weights = kl_weights(make_train(kl_warmup_epochs=1, beta=4), steps=4, steps_per_epoch=2)
     np.testing.assert_array_equal(weights, [2, 4, 4, 4])
 
 

@@ -36,7 +36,7 @@ def images(digits):
 
 def test_pixels_are_bytes_as_fractions_of_255():
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 8, 8)
-    x = pixels(images, draw=False)
+    x = pixels(images, binarize=False)
     assert x.dtype == torch.float32
     np.testing.assert_allclose(x, np.arange(256).reshape(4, 8, 8) / 255, rtol=1e-6)
 
@@ -44,7 +44,7 @@ def test_pixels_are_bytes_as_fractions_of_255():
 def test_drawn_pixels_are_1_with_their_intensity_as_the_probability():
     draws = 4000
     images = torch.arange(256, dtype=torch.uint8).expand(draws, 256)
-    x = pixels(images, draw=True)
+    x = pixels(images, binarize=True)
     assert x.dtype == torch.float32
     assert bool(((x == 0) | (x == 1)).all())
     intensities = np.arange(256) / 255
@@ -59,19 +59,19 @@ def test_drawn_pixels_are_1_with_their_intensity_as_the_probability():
 def test_black_and_white_pixels_stay_as_they_are_at_the_ends_of_the_noise(monkeypatch, noise, ones):
     four = int.from_bytes(noise.to_bytes(2, "big") * 4, "big", signed=True)
     monkeypatch.setattr(torch.Tensor, "random_", lambda numbers, low, high: numbers.fill_(four))
-    x = pixels(torch.arange(256, dtype=torch.uint8), draw=True)
+    x = pixels(torch.arange(256, dtype=torch.uint8), binarize=True)
     assert torch.equal(x, (torch.arange(256) >= 256 - ones).float())
 
 
 def test_neighboring_pixels_are_drawn_independently():
-    draws = pixels(torch.full((20_000, 8), 128, dtype=torch.uint8), draw=True)
+    draws = pixels(torch.full((20_000, 8), 128, dtype=torch.uint8), binarize=True)
     correlations = np.corrcoef(draws.T.numpy()) - np.eye(8)
     assert np.abs(correlations).max() < 5 / math.sqrt(20_000)  # five standard errors
 
 
 def test_every_draw_is_a_new_one():
     images = torch.full((10, 8, 8), 128, dtype=torch.uint8)
-    assert not torch.equal(pixels(images, draw=True), pixels(images, draw=True))
+    assert not torch.equal(pixels(images, binarize=True), pixels(images, binarize=True))
 
 
 # --- The step
@@ -83,26 +83,33 @@ def train_by_hand(model, images, draw, settings):
     Gives the moving average of the weights, and the sums of log-likelihood and KL over the last epoch.
     """
     parameters = list(model.parameters())
-    adam = torch.optim.Adam(parameters, eps=settings.adam_epsilon)
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == many] for many in (True, False))
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0}]
+    adam = torch.optim.AdamW(groups, eps=settings.adam_epsilon, betas=(settings.adam_beta1, 0.999))
     average = [parameter.detach().clone() for parameter in parameters]
-    steps_an_epoch = math.ceil(len(images) / settings.batch_size)
-    rates = learning_rates(settings, steps_an_epoch * settings.epochs).tolist()
+    steps_per_epoch = math.ceil(len(images) / settings.batch_size)
+    rates = learning_rates(settings, steps_per_epoch * settings.epochs).tolist()
     for epoch in range(settings.epochs):
         sums = np.zeros(2)
-        for batch, chosen in enumerate(torch.randperm(len(images)).split(settings.batch_size)):
+        order = torch.randperm(len(images)) if settings.shuffle else torch.arange(len(images))
+        for batch, chosen in enumerate(order.split(settings.batch_size)):
             x = images[chosen] / 255
             if draw:
                 # Sixteen bits of noise per pixel, four pixels from one random number.
                 numbers = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
                 noise = numbers.numpy().view(np.int16)[: x.numel()].reshape(x.shape).astype(np.float64)
                 x = torch.from_numpy((noise + 2**15) / 2**16 < x.double().numpy()).float()
-            mean, log_scale = model.posterior.head(model.encoder(x.view(-1, 1, 8, 8))).chunk(2, dim=-1)
-            z = mean + log_scale.exp() * torch.randn(mean.shape)
+            mean, log_scale = model.posterior.head(model.features(x.view(-1, 1, 8, 8))).chunk(2, dim=-1)
+            noise = torch.randn(mean.shape)
+            z = mean + log_scale.exp() * noise
             logits = model.decoder(z).view(x.shape)
             log_likelihood = -binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(-1)
-            kl = (mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(-1) / 2
-            index = epoch * steps_an_epoch + batch
-            warm_up = settings.kl_warmup_epochs * steps_an_epoch
+            if settings.kl == "sampled":  # log q(z | x) - log p(z)
+                kl = (z**2 - noise**2).sum(-1) / 2 - log_scale.sum(-1)
+            else:
+                kl = (mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(-1) / 2
+            index = epoch * steps_per_epoch + batch
+            warm_up = settings.kl_warmup_epochs * steps_per_epoch
             weight = settings.beta * (min(1, (index + 1) / warm_up) if warm_up else 1)
             loss = -(log_likelihood - weight * kl).mean()
             adam.zero_grad()
@@ -111,7 +118,10 @@ def train_by_hand(model, images, draw, settings):
                 norm = math.sqrt(sum(parameter.grad.square().sum().item() for parameter in parameters))
                 for parameter in parameters:
                     parameter.grad *= min(1, settings.gradient_clip / norm)
-            adam.param_groups[0]["lr"] = rates[index]
+            for parameter in parameters if settings.normalize_gradients else []:
+                parameter.grad /= parameter.grad.norm() + 1e-7
+            for group in adam.param_groups:
+                group["lr"] = rates[index]
             adam.step()
             for mean_weight, parameter in zip(average, parameters, strict=True):
                 mean_weight *= settings.ema_decay
@@ -129,6 +139,11 @@ CHANGES = [
     {"kl_warmup_epochs": 2},
     {"beta": 0.5},
     {"adam_epsilon": 0.01},
+    {"adam_beta1": 0.5},
+    {"weight_decay": 5.0},
+    {"shuffle": False},
+    {"kl": "sampled", "kl_warmup_epochs": 2},
+    {"normalize_gradients": True, "adam_epsilon": 0.01},
     {"gradient_clip": 5, "ema_decay": 0.8, "kl_warmup_epochs": 1, "beta": 3},
 ]
 
@@ -173,6 +188,14 @@ def test_an_epoch_takes_each_image_once_in_an_order_of_its_own(lean, make_model,
     assert orders[0] != orders[1]
 
 
+def test_without_shuffling_every_epoch_takes_the_images_in_their_order(lean, make_model, make_train, images):
+    step = Step(make_model(), images, False, make_train(shuffle=False))
+    before = torch.get_rng_state()
+    step.begin_epoch()
+    assert step.order.tolist() == list(range(150))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_labels_go_with_their_images_to_a_conditional_model_alone(lean, make_settings, make_train, images, monkeypatch):
     elbo = OBJECTIVES["elbo"]
     labels = torch.arange(150) % 10
@@ -187,7 +210,7 @@ def test_labels_go_with_their_images_to_a_conditional_model_alone(lean, make_set
 
         monkeypatch.setitem(OBJECTIVES, "elbo", recording)
         run_epochs(step)
-        assert torch.equal(torch.cat([batch[0] for batch in seen]), pixels(images[step.order], draw=False))
+        assert torch.equal(torch.cat([batch[0] for batch in seen]), pixels(images[step.order], binarize=False))
         if condition == "label":
             assert torch.equal(torch.cat([batch[1] for batch in seen]), labels[step.order])
         else:
@@ -206,7 +229,7 @@ def test_a_step_takes_the_objective_that_the_settings_name(
     torch.manual_seed(1)
     run_epochs(step)
     torch.manual_seed(1)
-    x = pixels(images[torch.randperm(150)], draw=False)
+    x = pixels(images[torch.randperm(150)], binarize=False)
     loss, terms = OBJECTIVES[objective](expected, (x, None), 1.0, settings)
     loss.backward()
     assert step.losses.item() == loss.item()

@@ -1,1 +1,1 @@
-"""Data sources, checksums, splits and binarization, independent of any model."""
+"""Images with their labels: splits, binarization and a model's input, independent of any model."""

@@ -61,12 +61,12 @@ def binarize(images: Tensor, how: Binarization, generator: torch.Generator) -> T
     return (images / 255 > level).to(torch.uint8) * 255
 
 
-def pixels(images: Tensor, draw: bool) -> Tensor:
-    """Convert uint8 images to float32 from 0 to 1, or with `draw` to 0 and 1 drawn by intensity.
+def pixels(images: Tensor, binarize: bool) -> Tensor:
+    """Convert uint8 images to float32 from 0 to 1, or with `binarize` to 0 and 1 drawn by intensity.
 
     A drawn pixel is 1 with its intensity as the probability, to within 2^-16.
     """
-    if not draw:
+    if not binarize:
         return images.float() / 255
     # One random number serves four pixels: a CPU draws them one by one, which would dominate the cost.
     quarter = torch.empty(math.ceil(images.numel() / 4), dtype=torch.int64, device=images.device)

@@ -1,19 +1,18 @@
 """The training, validation and test splits: made from raw images, written to files and read back."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vae.artifacts import FEWEST, check_same_data
 from vae.data.images import Split, binarize
 from vae.errors import SettingError, UnfitFile
 from vae.files import read_tensors, write_tensors
 from vae.seeds import derive
-from vae.settings import Binarization, Prepare
-
-FEWEST = 10  # training images that the probe, the classifier and the nearest neighbors need
+from vae.settings import Binarization, DatasetName, Prepare
 
 
 def make_splits(raw: dict[str, tuple[np.ndarray, np.ndarray]], settings: Prepare) -> dict[str, Split]:
@@ -60,8 +59,27 @@ def write_split(path: str | Path, split: Split, metadata: dict[str, Any]) -> Non
     write_tensors(path, tensors, metadata)
 
 
-def read_split(path: str | Path, device: str = "cpu") -> tuple[Split, dict[str, Any]]:
-    """Read a file that `write_split` wrote: the split on `device`, and its metadata.
+def read_splits(folder: str | Path, *names: str) -> tuple[dict[str, Split], dict[str, Any]]:
+    """Read splits that were made together: each by its name, and the metadata that they share.
+
+    Raises:
+        FileError: a file is missing, damaged or not a split, has too few images or does not fit the first one.
+    """
+    splits, shared = {}, {}
+    for name in names:
+        path = Path(folder) / f"{name}.safetensors"
+        splits[name], metadata = read_split(path)
+        shared = shared or metadata
+        check_same_data(path, metadata, shared)
+        if len(splits[name]) < FEWEST and name != "validation":
+            raise UnfitFile(path, f"{len(splits[name])} images, expected at least {FEWEST}")
+        if splits[name].originals is None and name != "train":
+            raise UnfitFile(path, "no originals")
+    return splits, shared
+
+
+def read_split(path: str | Path) -> tuple[Split, dict[str, Any]]:
+    """Read a file that `write_split` wrote: the split, and its metadata with the `image_shape` added.
 
     Raises:
         FileError: the file is missing, damaged or not a split; the message says which and why.
@@ -69,7 +87,8 @@ def read_split(path: str | Path, device: str = "cpu") -> tuple[Split, dict[str, 
     tensors, metadata = read_tensors(path)
     if wrong := _what_is_wrong(tensors, metadata):
         raise UnfitFile(path, f"not a split that this code can read ({wrong})")
-    return Split(**tensors).to(device), metadata
+    split = Split(**tensors)
+    return split, metadata | {"image_shape": list(split.images.shape[1:])}
 
 
 def _what_is_wrong(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str | None:
@@ -83,9 +102,15 @@ def _what_is_wrong(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str 
     originals = tensors.get("originals", images)
     if originals.dtype != torch.uint8 or originals.shape != images.shape:
         return f"originals: {originals.dtype} of shape {tuple(originals.shape)}, expected those of the images"
-    classes = metadata.get("classes")
-    if not isinstance(classes, list) or "binarization" not in metadata:
-        return "its metadata does not name the classes and the binarization"
+    classes, binarization = metadata.get("classes"), metadata.get("binarization")
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        return "its metadata does not name the classes"
+    if metadata.get("dataset") not in get_args(DatasetName) or binarization not in get_args(Binarization):
+        return "its metadata does not name a data set and a binarization that are known here"
     if labels.min() < 0 or labels.max() >= len(classes):
         return f"labels from {labels.min()} to {labels.max()}, expected from 0 to {len(classes) - 1}"
+    # Under dynamic binarization, training images stay gray, and have no originals.
+    drawn = binarization in ("static", "threshold") or (binarization == "dynamic" and "originals" in tensors)
+    if drawn and not ((images == 0) | (images == 255)).all():
+        return f"gray pixels, expected black and white ones under {binarization} binarization"
     return None

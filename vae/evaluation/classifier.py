@@ -1,7 +1,7 @@
 """A small convolutional classifier, whose features serve to compare samples with real images."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from vae import files, modules
+from vae.artifacts import SAME, check_same_data
 from vae.data.images import Split, pixels
 from vae.errors import WorkError
 from vae.seeds import derive
@@ -69,34 +70,45 @@ def train(split: Split, classes: int, binarize: bool, settings: Classify) -> Cla
     follows one cycle (Smith & Topin 2017).
 
     Raises:
-        WorkError: the final weights are not finite.
+        WorkError: a loss or the final weights are not finite, with epoch and step in the message.
     """
     images, labels = split.images, split.labels
     torch.manual_seed(derive(settings.seed, "classify"))
     classifier = Classifier(tuple(images.shape[1:]), classes).to(images.device)
-    steps = -(-len(images) // settings.batch_size)
+    # A batch of one has no variance to normalize by.
+    steps = min(-(-len(images) // settings.batch_size), len(images) // 2)
+    losses = torch.zeros(steps, device=images.device)
     adam = torch.optim.Adam(classifier.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, settings.learning_rate, total_steps=settings.epochs * steps)
     with tqdm(total=settings.epochs * len(images), unit="image", desc="classifier", disable=None) as bar:
-        for _ in range(settings.epochs):
-            for chosen in torch.randperm(len(images), device=images.device).tensor_split(steps):
-                loss = F.cross_entropy(classifier(pixels(images[chosen], draw=binarize)), labels[chosen])
+        for epoch in range(1, settings.epochs + 1):
+            order = torch.randperm(len(images), device=images.device)
+            for step, chosen in enumerate(order.tensor_split(steps)):
+                loss = F.cross_entropy(classifier(pixels(images[chosen], binarize=binarize)), labels[chosen])
                 adam.zero_grad()
                 loss.backward()
                 adam.step()
                 schedule.step()
+                losses[step] = loss.detach()
                 bar.update(len(chosen))
-    if not all(tensor.isfinite().all() for tensor in classifier.state_dict().values()):
-        raise WorkError(
-            f"the classifier's weights are not finite: lower classify.learning_rate (now {settings.learning_rate:g})"
-        )
+            _check_finite(classifier, losses, epoch, settings)
     return classifier.eval().requires_grad_(False)
+
+
+def _check_finite(classifier: Classifier, losses: Tensor, epoch: int, settings: Classify) -> None:
+    failed = losses.isfinite().logical_not().nonzero()
+    what, step = ("loss is", failed[0].item() + 1) if len(failed) else ("weights are", len(losses))
+    if len(failed) or not all(tensor.isfinite().all() for tensor in classifier.state_dict().values()):
+        raise WorkError(
+            f"the classifier's {what} not finite at epoch {epoch}, step {step} of {len(losses)}: "
+            f"lower classify.learning_rate (now {settings.learning_rate:g})"
+        )
 
 
 @torch.no_grad()
 def judge(classifier: Classifier, images: Tensor) -> Judgement:
     """Classify images, uint8 (n, channels, height, width), in bounded memory."""
-    features = torch.cat([classifier.features(pixels(part, draw=False)) for part in images.split(_CHUNK)])
+    features = torch.cat([classifier.features(pixels(part, binarize=False)) for part in images.split(_CHUNK)])
     return Judgement(features, classifier.head(features).softmax(dim=1))
 
 
@@ -106,19 +118,21 @@ def accuracy(judgement: Judgement, labels: Tensor) -> tuple[float, float]:
     return share, math.sqrt(share * (1 - share) / len(labels))
 
 
-def save(classifier: Classifier, path: str | Path, classes: Sequence[str]) -> None:
-    """Write the weights, the image shape and the class names."""
-    metadata = {"image_shape": list(classifier.image_shape), "classes": list(classes)}
-    files.write_tensors(path, classifier.state_dict(), metadata)
+def save(classifier: Classifier, path: str | Path, prepared: Mapping[str, Any]) -> None:
+    """Write the weights, and the metadata of the images that they were trained on."""
+    files.write_tensors(path, classifier.state_dict(), {key: prepared[key] for key in SAME})
 
 
-def load(path: str | Path, device: str = "cpu") -> Classifier:
+def load(path: str | Path, prepared: Mapping[str, Any], device: str = "cpu") -> Classifier:
     """Rebuild a saved classifier, ready to use: in evaluation mode, its parameters fixed.
 
     Raises:
-        InputError: the file is missing or damaged, or does not hold a classifier.
+        InputError: the file is missing or damaged, does not hold a classifier, or one of other images than those with
+            the metadata `prepared`.
     """
-    return modules.load(path, device, "classifier", _build)[0]
+    classifier, metadata = modules.load(path, device, "classifier", _build)
+    check_same_data(path, metadata, prepared)
+    return classifier
 
 
 def _build(metadata: Mapping[str, Any]) -> Classifier:

@@ -7,13 +7,17 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+_SAME = 1e-12  # spread of points that count as the same: its square is still a normal number in float32
+
 
 def embed(points: np.ndarray, method: Literal["tsne", "pca"], perplexity: float, seed: int) -> np.ndarray:
     """Map points of shape (n, latent_dim) to two dimensions, shape (n, 2), reproducibly.
 
     t-SNE (van der Maaten & Hinton 2008) starts from the principal components; its perplexity is lowered if
-    there are too few points for it.
+    there are too few points for it. Points that are all the same, as after a posterior collapse, map to zeros.
     """
+    if np.ptp(points, axis=0).max() < _SAME:
+        return np.zeros((len(points), 2), np.float32)  # t-SNE would divide by a spread of zero and crash
     if method == "pca":
         # A one-dimensional latent space gets a second dimension of zeros.
         padded = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -36,7 +37,7 @@ class Classified(NamedTuple):
     """How well posterior means predict classes: shares of n test images, agreements of at most 1, and int64 (n,)."""
 
     probe_accuracy: Estimate
-    neighbour_accuracy: Estimate
+    neighbor_accuracy: Estimate
     cluster_ari: Estimate
     cluster_nmi: Estimate
     predicted: np.ndarray
@@ -123,13 +124,15 @@ def classify(training: Tensor, training_labels: Tensor, means: Tensor, labels: T
     """
     given, known, asked, answers = (part.numpy() for part in (training, training_labels, means, labels))
     with threadpool_limits(1):
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(given, known)
+        # There is nothing to regress on a single class.
+        learner = LogisticRegression(max_iter=1_000) if len(np.unique(known)) > 1 else DummyClassifier()
+        probe = make_pipeline(StandardScaler(), learner).fit(given, known)
         neighbors = KNeighborsClassifier(min(_NEIGHBORS, len(given)), algorithm="brute").fit(given, known)
         predicted = neighbors.predict(asked)
         clusters = _clusters(asked, len(np.unique(answers)), seed)
         return Classified(
             probe_accuracy=over_images(torch.from_numpy(probe.predict(asked) == answers)),
-            neighbour_accuracy=over_images(torch.from_numpy(predicted == answers)),
+            neighbor_accuracy=over_images(torch.from_numpy(predicted == answers)),
             cluster_ari=_first([adjusted_rand_score(answers, found) for found in clusters]),
             cluster_nmi=_first([normalized_mutual_info_score(answers, found) for found in clusters]),
             predicted=predicted,
@@ -163,7 +166,7 @@ def _clusters(points: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
 
 def _batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in split.batches(_BATCH):
-        yield pixels(batch.images, draw=False), batch.labels
+        yield pixels(batch.images, binarize=False), batch.labels
 
 
 def _posterior_draws(model: VAE, split: Split, n: int, seed: int) -> Iterator[Tensor]:

@@ -55,6 +55,7 @@ _GROUPS = {
         "train_elbo": ("Training ELBO", _NATS, ".2f", "mean over the kept epoch's steps"),
         "validation_elbo": ("Validation ELBO", _NATS, ".2f", "on images held out from training"),
         "best_epoch": ("Epoch kept", "epoch", ".0f", "after which the stored weights were taken"),
+        "epochs": ("Epochs trained", "epochs", ".0f", "where the run was ended by hand before its last one"),
     },
     "reconstruction": {
         "reconstruction_mse": ("Squared error", "per pixel", ".4f", "of pixels in [0, 1]; lower is better"),
@@ -75,7 +76,7 @@ _GROUPS = {
             "between posterior draws of all images and prior draws; 0: identical",
         ),
         "probe_accuracy": ("Linear probe", "of test images", ".2%", "classes predicted by a logistic regression"),
-        "neighbour_accuracy": (
+        "neighbor_accuracy": (
             "Nearest neighbors",
             "of test images",
             ".2%",
@@ -96,7 +97,7 @@ _GROUPS = {
         "sample_confidence": ("Confidence on samples", "probability", ".3f", "the classifier's, on average"),
         "test_confidence": ("Confidence on test images", "probability", ".3f", "the same on real images"),
         "class_balance": ("Class balance", "1 at most", ".3f", "how evenly samples fall into classes"),
-        "neighbour_distance_ratio": (
+        "neighbor_distance_ratio": (
             "Distance to training images",
             "ratio",
             ".3f",

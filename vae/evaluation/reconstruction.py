@@ -31,7 +31,7 @@ def measure(model: VAE, split: Split, binary: bool) -> Errors:
     """Compare a split's images with their reconstructions, one batch at a time on the model's device."""
     parts = []
     for batch in split.batches(_BATCH):
-        images, labels = pixels(batch.images, draw=False), batch.labels
+        images, labels = pixels(batch.images, binarize=False), batch.labels
         reconstructed = model.image_given(model.representation_given(images, labels), labels).mean
         measured = [squared_error(images, reconstructed), ssim(images, reconstructed)]
         if binary:

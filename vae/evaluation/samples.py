@@ -42,15 +42,15 @@ def generate(model: VAE, n: int, seed: int, number: int = 0) -> Tensor:
 
 
 def metrics(
-    sets: Sequence[Judgement], test: Judgement, training: Judgement, neighbours: int, seed: int
+    sets: Sequence[Judgement], test: Judgement, training: Judgement, neighbors: int, seed: int
 ) -> dict[str, float]:
     """Compare sets of samples with test images; keys with `_real` compare training images with them, as a reference.
 
     Values are means over the sets. Standard errors cover the draws of samples and the choice of test images; they do
     not cover the classifier, which another seed would train otherwise.
     """
-    real, known = (estimate_manifold(judged.features, neighbours) for judged in (test, training))
-    found = [coverage(test.features, estimate_manifold(judged.features, neighbours)).double() for judged in sets]
+    real, known = (estimate_manifold(judged.features, neighbors) for judged in (test, training))
+    found = [coverage(test.features, estimate_manifold(judged.features, neighbors)).double() for judged in sets]
     estimates = {
         "frechet_distance": over_draws(
             [frechet_distance(judged.features, test.features) for judged in sets],
@@ -58,7 +58,7 @@ def metrics(
         ),
         "precision": over_draws(
             [coverage(judged.features, real).double().mean().item() for judged in sets],
-            manifold_error(sets[0].features, test.features, neighbours),
+            manifold_error(sets[0].features, test.features, neighbors),
         ),
         "recall": over_draws(
             [inside.mean().item() for inside in found], over_images(torch.stack(found).mean(dim=0)).error
@@ -114,13 +114,13 @@ class Manifold(NamedTuple):
     squared_radii: Tensor
 
 
-def estimate_manifold(features: Tensor, neighbours: int) -> Manifold:
+def estimate_manifold(features: Tensor, neighbors: int) -> Manifold:
     """Put a ball around each of n features (n, d), up to its k-th nearest neighbor among the others.
 
-    The number k = `neighbours` is lowered if there are too few (Kynkäänniemi et al. 2019, section 3.1).
+    The number k = `neighbors` is lowered if there are too few (Kynkäänniemi et al. 2019, section 3.1).
     """
     # The nearest one is the image itself.
-    count = min(neighbours + 1, len(features))
+    count = min(neighbors + 1, len(features))
     radii = [distances.topk(count, largest=False).values[:, -1] for distances in _squared_distances(features, features)]
     return Manifold(features, torch.cat(radii))
 
@@ -135,7 +135,7 @@ def coverage(features: Tensor, manifold: Manifold) -> Tensor:
     return torch.cat([(distances <= manifold.squared_radii).any(dim=1) for distances in chunks])
 
 
-def manifold_error(features: Tensor, centers: Tensor, neighbours: int) -> float:
+def manifold_error(features: Tensor, centers: Tensor, neighbors: int) -> float:
     """The standard error of the share of features (n, d) in a manifold over the choice of its images (m, d).
 
     A few wide balls decide much of that share, so that it varies more with the manifold's images than with the n that
@@ -143,7 +143,7 @@ def manifold_error(features: Tensor, centers: Tensor, neighbours: int) -> float:
     root of their size: within a factor of 2.
     """
     parts = [centers[start::_PARTS] for start in range(min(_PARTS, len(centers)))]
-    shares = [coverage(features, estimate_manifold(part, neighbours)).double().mean().item() for part in parts]
+    shares = [coverage(features, estimate_manifold(part, neighbors)).double().mean().item() for part in parts]
     return over_draws(shares).error
 
 
@@ -189,9 +189,10 @@ def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     return distances, indices
 
 
-def distance_ratio(distances: Tensor, usual: Tensor) -> Estimate:
+def distance_ratio(distances: Tensor, usual: Tensor) -> dict[str, Estimate]:
     """The mean distance of samples to their nearest training images, divided by that of test images.
 
-    Both have shape (n,). A ratio far below 1 means that the model repeats training images.
+    Both have shape (n,). A ratio far below 1 means that the model repeats training images. There is none if all test
+    images are copies of training images.
     """
-    return ratio(over_images(distances), over_images(usual))
+    return {"neighbor_distance_ratio": ratio(over_images(distances), over_images(usual))} if usual.any() else {}

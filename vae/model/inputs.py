@@ -15,7 +15,7 @@ def check_images(images: Tensor, shape: tuple[int, int, int], like: Tensor, valu
         TypeError: they are not a tensor, or not of the weights' type.
         ValueError: their shape, device or values are wrong.
     """
-    _check_tensor("images", images, like, "divide 8-bit images by 255")
+    _check_tensor("images", images, like)
     if images.ndim != 4 or tuple(images.shape[1:]) != shape:
         expected = ", ".join(str(size) for size in shape)
         raise ValueError(f"images: got shape {tuple(images.shape)}, expected (n, {expected})")
@@ -30,7 +30,7 @@ def check_images(images: Tensor, shape: tuple[int, int, int], like: Tensor, valu
 
 def check_latents(latents: Tensor, dim: int, like: Tensor) -> None:
     """Raise, as above, unless `latents` are finite float vectors (..., dim) that fit weights like `like`."""
-    _check_tensor("latents", latents, like, "convert them with .to()")
+    _check_tensor("latents", latents, like)
     if latents.ndim == 0 or latents.shape[-1] != dim or latents.numel() == 0:
         raise ValueError(f"latents: got shape {tuple(latents.shape)}, expected (..., {dim}) and at least one vector")
     if not latents.isfinite().all():
@@ -61,10 +61,12 @@ def check_labels(labels: Tensor | None, classes: int, shape: torch.Size, like: T
         raise ValueError(f"labels: got values from {low} to {high}, expected from 0 to {classes - 1}")
 
 
-def _check_tensor(name: str, tensor: Tensor, like: Tensor, advice: str) -> None:
+def _check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {_kind(tensor)}, expected a torch.Tensor")
     if tensor.dtype != like.dtype:
+        eight_bit = name == "images" and tensor.dtype == torch.uint8
+        advice = "divide 8-bit images by 255" if eight_bit else f"convert them with .to({like.dtype})"
         raise TypeError(f"{name}: got {tensor.dtype}, expected {like.dtype}; {advice}")
     if tensor.device != like.device:
         raise ValueError(f"{name}: on {tensor.device}, but the model is on {like.device}")

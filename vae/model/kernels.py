@@ -83,7 +83,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _log_of_1_plus_exp(x: Tensor) -> Tensor:
     if x.device.type != "cpu":
-        return F.softplus(x)
+        return F.softplus(x).to(x.dtype)  # autocast on CUDA makes float32 of bfloat16
     return x.clamp(min=0).sub_(x.abs().sigmoid_().log_())
 
 

@@ -16,6 +16,7 @@ from vae.model.bounds import (
     kl_by_site,
     log_density_of_latents,
     log_likelihood,
+    log_ratio_by_site,
     record,
     repeated,
     terms_of_weights,
@@ -32,14 +33,16 @@ def elbo_loss(module: nn.Module, args: tuple[Any, ...], kl_weight: Weight, setti
     """Minus the ELBO with a weighted KL (beta-VAE, Higgins et al. 2017), averaged over `particles` draws of z.
 
     With `free_bits` each site's KL, averaged over the images, costs nothing below that many nats
-    (Kingma et al. 2016, equation 15, with each site as a group).
+    (Kingma et al. 2016, equation 15, with each site as a group). A `sampled` KL is log q - log p of the draws also
+    where there is a closed form (Kingma & Welling 2014, equation 6 in place of 7).
     """
     model, guide = module.model, module.guide
     if settings.particles > 1:
         model, guide = repeated(model, settings.particles), repeated(guide, settings.particles)
     drawn = record(guide, args)
     replayed = record(model, args, values(drawn))
-    kl_of_sites = kl_by_site(drawn, replayed).values()
+    by_site = log_ratio_by_site if settings.kl == "sampled" else kl_by_site
+    kl_of_sites = by_site(drawn, replayed).values()
     terms = ElboTerms(log_likelihood(replayed), total(kl_of_sites))
     if settings.free_bits:
         kl = total(kl_of_site.mean().clamp(min=settings.free_bits) for kl_of_site in kl_of_sites)

@@ -57,23 +57,23 @@ class VAE(nn.Module):
     def _make_parts(self) -> dict[str, tuple[int, ...]]:
         """Make the encoder, the posterior, the prior and the decoder; return the shapes of the latent sites."""
         dim = self.settings.latent_dim
-        self.encoder = self._make_encoder()
+        self.encoder = self._make_encoder(self.settings)
         self.posterior = POSTERIORS[self.settings.posterior](self.settings, self.encoder.features, dim)
         self.prior = self._make_prior(dim)
-        self.decoder = self._make_decoder(dim)
+        self.decoder = self._make_decoder(self.settings, dim + self.classes)
         return {"z": (dim,)}
 
-    def _make_encoder(self) -> nn.Module:
+    def _make_encoder(self, settings: Model) -> nn.Module:
         channels, height, width = self.image_shape
-        return make_encoder(self.settings, (channels + (1 if self.classes else 0), height, width))
+        return make_encoder(settings, (channels + (1 if self.classes else 0), height, width))
 
     def _make_prior(self, dim: int) -> nn.Module:
         return PRIORS[self.settings.prior](self.settings, dim, self.image_shape, self.posterior_given)
 
-    def _make_decoder(self, inputs: int) -> nn.Module:
+    def _make_decoder(self, settings: Model, inputs: int) -> nn.Module:
         channels, height, width = self.image_shape
         outputs = (channels * self.likelihood.parameters_per_channel, height, width)
-        return make_decoder(self.settings, inputs + self.classes, outputs)
+        return make_decoder(settings, inputs, outputs)
 
     # --- The Pyro programs and their distributions
 
@@ -98,10 +98,15 @@ class VAE(nn.Module):
 
     def features(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The encoder's output for images and labels, shape (n, features)."""
+        return self.encoder(self._shown(images, labels))
+
+    def _shown(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """What an encoder sees of images and labels."""
         if self.classes:
             shown = self.label_image(self._one_hot(labels, images.shape[:-3])).unflatten(-1, self.image_shape[1:])
             images = torch.cat([images, shown.unsqueeze(-3)], dim=-3)
-        return self.encoder(images)
+        # Centered, so that the first layer's inputs do not all have one sign.
+        return images * 2 - 1 if self.settings.center_inputs else images
 
     def posterior_given(self, images: Tensor, labels: Tensor | None = None) -> dist.Distribution:
         """`encode` without checks."""
@@ -118,7 +123,7 @@ class VAE(nn.Module):
         return center(self.posterior_given(images, labels))
 
     def _one_hot(self, labels: Tensor, shape: torch.Size) -> Tensor:
-        # Not `one_hot`, which reads its input on a CPU, so that a step could not be recorded.
+        # Not `one_hot`, which scatters, and on a CPU reads its input, so that a step could not be recorded.
         vectors = labels.unsqueeze(-1) == torch.arange(self.classes, device=labels.device)
         return vectors.float().expand(*shape, -1)
 
@@ -138,6 +143,10 @@ class VAE(nn.Module):
         """Decode each image's representation; shape (n, channels, height, width)."""
         self._check(images, labels)
         return self.image_given(self.representation_given(images, labels), labels).mean
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The same as `reconstruct`, for code that calls a module."""
+        return self.reconstruct(images, labels)
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of p(x | z, y), shape (..., channels, height, width), for latents of shape (..., latent_dim)."""

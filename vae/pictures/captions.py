@@ -20,12 +20,12 @@ def describe(metadata: Mapping[str, Any], likelihood: str) -> str:
         likelihood: the name of the model's likelihood, which is shown for grayscale images.
     """
     epochs, best = metadata["epochs"], metadata["best_epoch"]
-    pixels = f"{metadata['binarization']} binarization"
+    kind = f"{metadata['binarization']} binarization"
     if metadata["binarization"] == "none":
-        pixels = f"grayscale ({LIKELIHOODS[likelihood]})"
+        kind = f"grayscale ({LIKELIHOODS[likelihood]})"
     duration = f"{epochs} epochs" if epochs > 1 else "1 epoch"
     kept = "" if best in (None, epochs) else f" (best: {best})"
-    return f"{DATASETS[metadata['dataset']]}, {pixels}, {duration}{kept}"
+    return f"{DATASETS[metadata['dataset']]}, {kind}, {duration}{kept}"
 
 
 def number(value: float, decimals: int) -> str:

@@ -1,17 +1,19 @@
 """Decoded points of the latent space: along lines, along dimensions, over a plane."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from vae.model import VAE
 from vae.pictures.captions import number
 from vae.pictures.layout import SMALL_IMAGE, gallery
 from vae.pictures.picture import picture
 from vae.pictures.results import Results
+
+if TYPE_CHECKING:
+    from vae.model import VAE
 
 _LINE_STEPS = 11
 _DIMENSIONS, _SHIFTS = 10, np.linspace(-3, 3, 13)  # standard deviations
@@ -57,7 +59,7 @@ def interpolations_figure(
 
 
 @torch.inference_mode()
-def interpolate(model: VAE, means: np.ndarray, labels: np.ndarray, steps: int) -> np.ndarray:
+def interpolate(model: "VAE", means: np.ndarray, labels: np.ndarray, steps: int) -> np.ndarray:
     """Decode points on the straight lines from each posterior mean to the next one, from the last to the first.
 
     Args:
@@ -118,7 +120,7 @@ def traversals_figure(
 
 @torch.inference_mode()
 def traverse(
-    model: VAE, mean: np.ndarray, spread: np.ndarray, dimensions: np.ndarray, steps: np.ndarray, label: int
+    model: "VAE", mean: np.ndarray, spread: np.ndarray, dimensions: np.ndarray, steps: np.ndarray, label: int
 ) -> np.ndarray:
     """Decode a latent vector as one dimension after another moves by `steps` times its spread.
 
@@ -186,7 +188,7 @@ class Plane(NamedTuple):
 
 
 @torch.inference_mode()
-def decode_plane(model: VAE, means: np.ndarray, size: int, label: int) -> Plane:
+def decode_plane(model: "VAE", means: np.ndarray, size: int, label: int) -> Plane:
     """Decode a two-dimensional latent space at `size` times `size` places, the second dimension falling by rows.
 
     Under a standard normal prior they are its quantiles (Kingma & Welling 2014, figure 4), under any other those of
@@ -205,7 +207,7 @@ def decode_plane(model: VAE, means: np.ndarray, size: int, label: int) -> Plane:
     return Plane(_decode(model, grid, label), across, up, places)
 
 
-def _decode(model: VAE, latents: np.ndarray, labels: np.ndarray | int) -> np.ndarray:
+def _decode(model: "VAE", latents: np.ndarray, labels: np.ndarray | int) -> np.ndarray:
     return model.decode(torch.from_numpy(latents), torch.as_tensor(labels)).numpy()
 
 

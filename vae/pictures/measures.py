@@ -1,20 +1,16 @@
-"""Measures by latent dimension and by class, and the classes that the model confuses."""
+"""Measures of the latent space: each dimension's KL, and the classes that its neighborhoods confuse."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from vae.pictures.layout import (
     BLUE,
-    CAPTION_SIZE,
     HEADING,
     MARGIN,
     NOTE_SIZE,
-    ORANGE,
     TEXT_SIZE,
     TITLE_SIZE,
     chart,
@@ -24,11 +20,6 @@ from vae.pictures.layout import (
 from vae.pictures.picture import picture
 from vae.pictures.results import Results
 
-_ERRORS = {
-    "nll": ("Negative log-likelihood", "nats, lower is better"),
-    "mse": ("Squared error", "per pixel, lower is better"),
-    "ssim": ("Structural similarity", "SSIM, higher is better"),
-}
 _MOST_NAMED_BARS = 50
 _CELL = 44  # units
 
@@ -66,58 +57,6 @@ def kl_per_dimension_figure(kl: np.ndarray, active: int, caption: str) -> Figure
     axes.tick_params(axis="y", labelsize=TEXT_SIZE)
     axes.tick_params(axis="x", labelsize=NOTE_SIZE, length=0)
     plain(axes, grid="y")
-    return figure
-
-
-@picture(
-    group="reconstruction",
-    title="Error by class",
-    shows="Charts of the test images' mean errors for each class, with their standard errors.",
-    look="Classes with long strokes cost more nats. A class far above the others was learned poorly.",
-)
-def error_by_class(results: Results) -> Figure:
-    """All test images."""
-    return error_by_class_figure(results.latents, results.labels, results.classes, results.caption)
-
-
-def error_by_class_figure(
-    errors: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str], caption: str
-) -> Figure:
-    """Show each class's mean errors with their standard errors, and the means over all images.
-
-    Args:
-        errors: `nll` in nats, `mse` per pixel and `ssim`, each of shape `(n,)`; others are left out.
-        labels: the images' classes, int64 of shape `(n,)`.
-        classes: the classes' names.
-        caption: the title's second line.
-    """
-    title = f"Errors on {len(labels):,} test images by class (bars: one standard error)"
-    figure = chart(640, HEADING + 70 + 18 * len(classes), title, caption)
-    panels = figure.subplots(1, len(_ERRORS), sharey=True)
-    for axes, (key, (name, unit)) in zip(panels, _ERRORS.items(), strict=True):
-        by_class = pd.Series(errors[key], dtype=float).groupby(labels)
-        means = by_class.mean()
-        # A class with a single image has no standard error.
-        axes.errorbar(
-            means,
-            means.index,
-            xerr=by_class.sem().fillna(0),
-            fmt="o",
-            markersize=4,
-            capsize=3,
-            color=BLUE,
-        )
-        axes.axvline(errors[key].mean(), color=ORANGE, linestyle="--", label="all images")
-        axes.set_title(name, loc="left", fontsize=CAPTION_SIZE)
-        axes.set_xlabel(unit, fontsize=TEXT_SIZE)
-        axes.tick_params(labelsize=TEXT_SIZE)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
-        axes.tick_params(axis="y", length=0)
-        plain(axes, grid="both")
-    panels[0].set_yticks(range(len(classes)), classes)
-    panels[0].set_ylim(len(classes) - 0.5, -0.5)
-    lines = panels[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="upper right", frameon=False, fontsize=TEXT_SIZE, borderaxespad=0.3)
     return figure
 
 

@@ -1,14 +1,15 @@
 """The results of a run that pictures draw, and the choice of test images."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from vae.data.images import Split
-from vae.model import VAE
-from vae.pictures.captions import describe
 from vae.settings import Plot
+
+if TYPE_CHECKING:  # so that the report, which reads the entries' words, does not depend on the model
+    from vae.data.images import Split
+    from vae.model import VAE
 
 
 class Results(NamedTuple):
@@ -18,6 +19,7 @@ class Results(NamedTuple):
         model: on the CPU.
         test: the test split, with `originals`.
         classes: the classes' names.
+        caption: what the model was trained on, the second line of every picture's heading.
         snapshots: the arrays in snapshots.npz, reconstructions during training.
         latents: the arrays in latents.npz, the values of each test image.
         samples: the arrays in samples.npz, draws from the model and their nearest training images.
@@ -28,9 +30,10 @@ class Results(NamedTuple):
         settings: the `plot` section.
     """
 
-    model: VAE
-    test: Split
+    model: "VAE"
+    test: "Split"
     classes: list[str]
+    caption: str
     snapshots: dict[str, np.ndarray]
     latents: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
@@ -39,11 +42,6 @@ class Results(NamedTuple):
     method: str
     active_units: int
     settings: Plot
-
-    @property
-    def caption(self) -> str:
-        """The caption of every picture."""
-        return describe(self.model.metadata, self.model.settings.likelihood)
 
     @property
     def labels(self) -> np.ndarray:
@@ -58,39 +56,43 @@ class Results(NamedTuple):
         """The model's input for these images, in the same shape."""
         return self.test.images.numpy()[chosen] / 255
 
+    @property
+    def present(self) -> list[str]:
+        """The names of the classes that have test images, in the order of `first_of_each_class`."""
+        return [self.classes[label] for label in np.unique(self.labels)]
+
     def first_of_each_class(self, count: int) -> np.ndarray:
-        """Indices of each class's first test images, at most `count`: (classes, examples)."""
-        return first_of_each_class(self.labels, len(self.classes), count)
+        """Indices of each present class's first test images, at most `count`: (classes, examples)."""
+        return first_of_each_class(self.labels, count)
 
 
-def first_of_each_class(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
     """Find the first images of each class: as many per class as the rarest class has, at most `count`.
 
     Args:
         labels: class of each image, int64 of shape `(n,)`.
-        classes: number of classes, each of which occurs in `labels`.
         count: maximum number of images per class.
 
     Returns:
-        Indices into `labels`, of shape `(classes, examples)`.
+        Indices into `labels`, of shape `(classes, examples)`, for the classes that occur in `labels`.
     """
-    return extremes_of_each_class(np.zeros(len(labels)), labels, classes, count)[0]
+    return extremes_of_each_class(np.zeros(len(labels)), labels, count)[0]
 
 
-def extremes_of_each_class(values: np.ndarray, labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+def extremes_of_each_class(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     """Find the images of each class with the lowest and the highest values; ties keep their order.
 
     Args:
         values: one number per image, of shape `(n,)`.
         labels: class of each image, int64 of shape `(n,)`.
-        classes: number of classes, each of which occurs in `labels`.
         count: maximum number of images per class; lowered to the size of the rarest class.
 
     Returns:
         Indices of shape `(2, classes, examples)`: the lowest, rising, and the highest, falling.
     """
-    examples = min(count, np.bincount(labels, minlength=classes).min())
-    members = [np.flatnonzero(labels == label) for label in range(classes)]
+    present, counts = np.unique(labels, return_counts=True)
+    examples = min(count, counts.min())
+    members = [np.flatnonzero(labels == label) for label in present]
     ends = [
         [found[np.argsort(sign * values[found], kind="stable")[:examples]] for found in members] for sign in (1, -1)
     ]

@@ -1,17 +1,20 @@
 """Samples from the model: alone, by class, and with their nearest training images."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from vae.model import VAE
 from vae.pictures.captions import number
-from vae.pictures.layout import MOST_COLUMNS, SMALL_IMAGE, gallery
+from vae.pictures.layout import LARGE_IMAGE, MOST_COLUMNS, SMALL_IMAGE, TEXT_SIZE, gallery, text_width
 from vae.pictures.picture import picture
 from vae.pictures.results import Results
 from vae.seeds import derive
+
+if TYPE_CHECKING:
+    from vae.model import VAE
 
 _DRAWS_PER_CLASS = 8
 _MOST_PAIR_ROWS = 5
@@ -73,17 +76,18 @@ def samples_by_class_figure(probabilities: np.ndarray, classes: Sequence[str], c
         classes: the classes' names.
         caption: the title's second line.
     """
+    named = all(text_width(name, TEXT_SIZE) <= SMALL_IMAGE for name in classes)
     return gallery(
         probabilities,
         title="Samples by class: one draw from the prior in each row",
         caption=caption,
-        image_size=SMALL_IMAGE,
+        image_size=SMALL_IMAGE if named else LARGE_IMAGE,
         column_labels=[(name, 1) for name in classes],
     )
 
 
 @torch.inference_mode()
-def sample_each_class(model: VAE, draws: int, seed: int) -> np.ndarray:
+def sample_each_class(model: "VAE", draws: int, seed: int) -> np.ndarray:
     """Decode the same draws from a conditional model's prior for every class.
 
     Returns:
@@ -99,13 +103,13 @@ def sample_each_class(model: VAE, draws: int, seed: int) -> np.ndarray:
     shows="Samples from the model, each above its nearest training image.",
     look="A sample that copies its neighbor was memorized.",
 )
-def samples_neighbours(results: Results) -> Figure:
+def samples_neighbors(results: Results) -> Figure:
     """The samples kept by the sample stage."""
-    drawn, nearest = results.samples["samples"] / 255, results.samples["neighbours"] / 255
-    return samples_neighbours_figure(drawn, nearest, results.samples["distances"], results.caption)
+    drawn, nearest = results.samples["samples"] / 255, results.samples["neighbors"] / 255
+    return samples_neighbors_figure(drawn, nearest, results.samples["distances"], results.caption)
 
 
-def samples_neighbours_figure(drawn: np.ndarray, nearest: np.ndarray, distances: np.ndarray, caption: str) -> Figure:
+def samples_neighbors_figure(drawn: np.ndarray, nearest: np.ndarray, distances: np.ndarray, caption: str) -> Figure:
     """Show samples over their nearest training images, the closest pairs first.
 
     Args:

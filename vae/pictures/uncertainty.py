@@ -1,7 +1,7 @@
 """The model's uncertainty about each pixel."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -9,11 +9,13 @@ import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from vae.model import VAE
 from vae.pictures.layout import BREAK, GUTTER, LARGE_IMAGE, TEXT_SIZE, UNIT, gallery
 from vae.pictures.picture import picture
 from vae.pictures.results import Results
 from vae.seeds import derive
+
+if TYPE_CHECKING:
+    from vae.model import VAE
 
 _POSTERIOR_DRAWS = 64
 _COLORS = "viridis"
@@ -34,7 +36,7 @@ def uncertainty(results: Results) -> Figure:
     inputs, labels = results.inputs(chosen), results.labels[chosen]
     seed = derive(results.settings.seed, "plot.uncertainty")
     parts = split_variance(results.model, inputs, labels, _POSTERIOR_DRAWS, seed)
-    return uncertainty_figure(inputs, *parts, results.classes, results.caption)
+    return uncertainty_figure(inputs, *parts, results.present, results.caption)
 
 
 def uncertainty_figure(
@@ -50,7 +52,7 @@ def uncertainty_figure(
     The deviations of a color image's channels are averaged.
 
     Args:
-        inputs: what the model saw of one image of each class, in [0, 1], of shape `(classes, channels, height, width)`.
+        inputs: the model's input for one image of each class, in [0, 1], of shape `(classes, channels, height, width)`.
         means: E[x], the decoder's means averaged over draws from the posterior, of the same shape.
         latent_deviations: the square root of Var_z E[x | z], of the same shape.
         noise_deviations: the square root of E_z Var[x | z], of the same shape.
@@ -94,14 +96,14 @@ class Variance(NamedTuple):
 
 
 @torch.inference_mode()
-def split_variance(model: VAE, images: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Variance:
+def split_variance(model: "VAE", images: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Variance:
     """Split each pixel's predictive variance by the law of total variance: Var x = Var_z E[x | z] + E_z Var[x | z].
 
     Over `draws` from the posterior of each of n images (n, channels, height, width) with labels int64 (n,). The mean
     is E_z E[x | z]; the deviations are the roots of the two terms, in units of a pixel from 0 to 1.
     """
     shown, classes = torch.from_numpy(images).float(), torch.from_numpy(labels)
-    pixels = model.image_given(model.draw_posterior(shown, draws, seed, classes), classes)
-    means = pixels.mean
-    parts = means.mean(0), means.var(0, correction=0).sqrt(), pixels.variance.mean(0).sqrt()
+    decoded = model.image_given(model.draw_posterior(shown, draws, seed, classes), classes)
+    means = decoded.mean
+    parts = means.mean(0), means.var(0, correction=0).sqrt(), decoded.variance.mean(0).sqrt()
     return Variance(*(part.numpy() for part in parts))

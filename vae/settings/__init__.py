@@ -14,6 +14,7 @@ from vae.settings.sections import (
     Sample,
     Settings,
     Train,
+    check_pixels,
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Sample",
     "Settings",
     "Train",
+    "check_pixels",
     "load_settings",
     "parse_settings",
     "parse_yaml",

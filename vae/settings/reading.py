@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vae.errors import InputError, redact
+from vae.errors import InputError, MissingFile, redact
 from vae.settings.sections import Settings
 
 _LARGEST = 100_000  # bytes, twenty times the size of the project's own file
@@ -38,7 +38,7 @@ for _tag, _pattern, _firsts in (
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
 
 
-def load_settings(path: str | Path = "params.yaml") -> Settings:
+def load_settings(path: str | Path) -> Settings:
     """Read and validate a settings file.
 
     Raises:
@@ -49,7 +49,7 @@ def load_settings(path: str | Path = "params.yaml") -> Settings:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Read a file of settings as DVC does.
+    """Read a file of settings as DVC does: as YAML 1.2.
 
     Raises:
         InputError: the file is missing, too large or not YAML, or a key is repeated.
@@ -59,8 +59,10 @@ def read_yaml(path: str | Path) -> Any:
             raise InputError(f"{path}: cannot be read (not a regular file)")
         with Path(path).open("rb") as file:
             content = file.read(_LARGEST + 1)
+    except FileNotFoundError as error:
+        raise MissingFile(path) from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); run from the project's root") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > _LARGEST:
         raise InputError(f"{path}: too large, allowed: at most {_LARGEST} bytes")
     return parse_yaml(content, str(path))
@@ -187,7 +189,7 @@ def _describe(schema: dict[str, Any]) -> str:
         most = f" of at most {schema['maxItems']} items" if "maxItems" in schema else ""
         return f"a list{most}, each item {_describe(_resolve(schema['items']))}"
     if schema["type"] == "string":
-        return "a URL (http, https, file) or a path that starts with / or ."
+        return schema["description"]
     if schema["type"] == "boolean":
         return "true or false"
     words = "a whole number" if schema["type"] == "integer" else "a number"

@@ -26,6 +26,7 @@ def _number(**bounds: float) -> Any:
 # The upper bounds are far above useful values, yet low enough that no single key makes arithmetic overflow or asks
 # for gigabytes of memory.
 Rate = _number(gt=0, le=100)
+Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_read_exponent)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 EpochsOrOff = Annotated[int, Field(ge=0, le=100_000)]
 Images = Annotated[int, Field(ge=1, le=100_000)]
@@ -40,13 +41,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 def _refuse_secrets(mirror: str) -> str:
     if "://" in mirror and {"?", "@"} & set(mirror):
         raise ValueError(
-            f"got {redact(mirror)!r}, allowed: no passwords and no queries, as they would show up in reports and in "
-            "dvc.lock; put such a mirror in the environment variable MNIST_MIRROR"
+            f"got {redact(mirror)!r}, allowed: no passwords and no queries, as settings are recorded and shown with "
+            "every run; pass such a mirror through the environment"
         )
     return mirror
 
 
-Mirror = Annotated[str, Field(pattern=r"^(https?|file)://|^/|^\."), AfterValidator(_refuse_secrets)]
+# The descriptions of texts end up in messages.
+_MIRROR = "a URL (http, https, file) or a path that starts with / or ."
+Mirror = Annotated[
+    str, Field(pattern=r"^(https?|file)://|^/|^\.", description=_MIRROR), AfterValidator(_refuse_secrets)
+]
+FolderOrOff = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{0,1000}$", description="the path of a folder, or '' (off)")]
 
 
 class Section(BaseModel):
@@ -79,13 +85,17 @@ class Model(Section):
     decoder_widths: Widths
     residual_blocks: Depth
     activation: Literal["silu", "relu", "tanh", "softplus", "gelu"]
+    dropout: Share
+    center_inputs: bool
     prior: Literal["standard_normal", "gaussian_mixture", "vampprior", "realnvp", "spline"]
     prior_components: Width
     prior_layers: Depth
     posterior: Literal["diagonal_normal", "full_covariance", "iaf", "coupling"]
     posterior_layers: Depth
+    clip_log_variance: bool
     flow_widths: Widths
-    levels: Literal["one", "iwae", "hvae"]
+    flow_mixing: Literal["reversal", "lu"]
+    levels: Literal["one", "iwae", "hvae", "hvae_branched"]
     top_dim: Width
     inner_widths: Widths
     likelihood: Literal["bernoulli", "relaxed_bernoulli", "continuous_bernoulli", "discretized_logistic"]
@@ -94,7 +104,7 @@ class Model(Section):
     @model_validator(mode="after")
     def _check_combinations(self) -> "Model":
         prior_dim = self.latent_dim if self.levels == "one" else self.top_dim
-        posterior_dim = self.top_dim if self.levels == "hvae" else self.latent_dim
+        posterior_dim = self.top_dim if self.levels in ("hvae", "hvae_branched") else self.latent_dim
         if self.prior == "vampprior":
             _refuse(
                 self.posterior != "diagonal_normal",
@@ -107,7 +117,7 @@ class Model(Section):
                 self.levels == "iwae",
                 "levels",
                 self.levels,
-                "one, hvae",
+                "one, hvae, hvae_branched",
                 "with iwae the encoder does not reach the VampPrior's level",
             )
             _refuse(
@@ -156,26 +166,36 @@ class Train(Section):
     """How the model is trained."""
 
     # These do not change any result, so neither DVC nor a checkpoint's identity depends on them.
-    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoint"})
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoint", "tensorboard"})
 
     device: Device
     epochs: Epochs
     batch_size: Images
+    shuffle: bool
+    initialization: Literal["torch", "glorot", "he"]
+    initialize_from_data: bool
     learning_rate: Rate
     schedule: Literal["one_cycle", "cosine", "constant", "iwae"]
-    adam_epsilon: _number(gt=0, le=1)
+    adam_beta1: Share
+    adam_epsilon: _number(ge=1e-30, le=1)  # float32 has no smaller normal numbers than 1e-38
+    weight_decay: _number(ge=0, le=100)
     kl_warmup_epochs: EpochsOrOff
+    kl_warmup_by: Literal["step", "epoch"]
+    kl: Literal["exact", "sampled"]
     objective: Literal["elbo", "iwae", "dreg"]
     particles: Annotated[int, Field(ge=1, le=10_000)]
     beta: _number(ge=0, le=1_000_000)
     free_bits: _number(ge=0, le=1_000_000)
     gradient_clip: _number(ge=0, le=1_000_000_000)
-    ema_decay: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_read_exponent)]
+    normalize_gradients: bool
+    ema_decay: Share
+    kept_epoch: Literal["best", "last"]
     patience: EpochsOrOff
     precision: Literal["auto", "float32", "tf32", "bfloat16"]
     step: Literal["auto", "eager", "recorded", "compiled", "graph"]
     checkpoint_every: Epochs
     keep_checkpoint: bool
+    tensorboard: FolderOrOff
     snapshot_epochs: Annotated[list[Epochs], Field(max_length=1000)]
     seed: Seed
 
@@ -201,7 +221,7 @@ class Sample(Section):
     """How samples from the model are evaluated."""
 
     images: AtLeastTen
-    neighbours: Annotated[int, Field(ge=1, le=1000)]
+    neighbors: Annotated[int, Field(ge=1, le=1000)]
     seed: Seed
 
 
@@ -246,12 +266,26 @@ class Settings(Section):
                 "elbo, iwae",
                 "it needs the density of given draws, which takes an IAF one pass per dimension",
             )
+            _refuse(
+                self.model.dropout > 0,
+                "model.dropout",
+                self.model.dropout,
+                "0",
+                "dreg runs the guide twice, and each run would drop other units",
+            )
         _refuse(
             self.train.free_bits > 0 and self.train.objective != "elbo",
             "train.free_bits",
             self.train.free_bits,
             "0",
             "free bits are defined for the ELBO's KL",
+        )
+        _refuse(
+            self.train.kept_epoch == "last" and self.train.patience > 0,
+            "train.patience",
+            self.train.patience,
+            "0",
+            "train.kept_epoch is last",
         )
         return self
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vae.errors import WorkError, memory_reason
+
 _WARM_UP_RUNS = 3
 
 
@@ -23,13 +25,26 @@ def capture(run: Callable[[], None], state: Sequence[Tensor] = (), pool: Any = N
 
     Raises:
         WaitsForDevice: `run` waits for the device; `state` and the random state are unchanged.
+        WorkError: the capture itself failed, after which this process can no longer use the GPU's random numbers.
     """
     stream = _stream()
     _warm_up(run, state, stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, stream=stream):
-        run()
+    try:
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            run()
+    except RuntimeError as error:
+        if memory_reason(error):
+            raise
+        raise WorkError(f"the CUDA graph's capture failed ({_first(error)}); set train.step to eager") from error
     return graph
+
+
+def _first(error: BaseException) -> str:
+    """In one line, what went wrong first: ending a capture that failed raises an error of its own."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).partition("\n")[0]
 
 
 def clear_caches(module: nn.Module) -> None:

@@ -7,16 +7,20 @@ versions, device, threads), so that a run never loads the state of a different o
 import hashlib
 import io
 import json
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vae.errors import memory_reason, printable
 from vae.files import replacing, write_json
 
 _LAST, _BEFORE, _PARTS = "last.pt", "before.pt", "identity.json"
+_FOLDER = re.compile(r"[0-9a-f]{16}")
+_FILES = re.compile(rf"(last|before)\.(pt|damaged)|next\.pt|{_PARTS}|\.(next\.pt|{_PARTS})\.\d+-[0-9a-f]{{8}}\.tmp")
 
 
 def digest(*parts: Any) -> str:
@@ -43,56 +47,87 @@ def write(folder: Path, state: Mapping[str, Any]) -> None:
     (folder / "next.pt").replace(folder / _LAST)
 
 
-def read(folder: Path) -> dict[str, Any] | None:
-    """The newest intact state in `folder`, or None; prints a line for each damaged state."""
+def read(folder: Path, check: Callable[[Any], None] = lambda state: None) -> dict[str, Any] | None:
+    """The newest state in `folder` that is intact and for which `check` raises nothing, or None.
+
+    Any other state is set aside, with a line that says why.
+    """
     for name in (_LAST, _BEFORE):
         path = folder / name
         if not path.exists():
             continue
         contents = path.read_bytes()
-        if hashlib.sha256(contents[32:]).digest() == contents[:32]:
-            return torch.load(io.BytesIO(contents[32:]), map_location="cpu", weights_only=True)
-        # Moved away, so that the next write does not make it the reserve in place of an intact one.
-        path.replace(path.with_suffix(".damaged"))
-        print(f"{path}: damaged, set aside; trying the checkpoint before it")
+        try:
+            if hashlib.sha256(contents[32:]).digest() != contents[:32]:
+                raise ValueError("damaged")
+            state = torch.load(io.BytesIO(contents[32:]), map_location="cpu", weights_only=True)
+            check(state)
+            return state
+        except Exception as error:  # a file may hold anything
+            if memory_reason(error):
+                raise
+            # Moved away, so that the next write does not make it the reserve in place of an intact one.
+            path.replace(path.with_suffix(".damaged"))
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            print(f"{path}: {printable(reason)}, set aside; trying the checkpoint before it")
     return None
 
 
+def is_own(folder: Path) -> bool:
+    """Whether a folder is named as those of runs are, and holds nothing but what runs write."""
+    if folder.is_symlink() or not folder.is_dir() or not _FOLDER.fullmatch(folder.name):
+        return False
+    return all(_FILES.fullmatch(path.name) and path.is_file() and not path.is_symlink() for path in folder.iterdir())
+
+
 def remove(folder: Path) -> None:
-    """Remove a finished run's checkpoints."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a run's checkpoints, and their folder unless it holds anything else; raises OSError."""
+    # The newest state almost last: whatever a removal that is cut short leaves is either a state or recognized as none.
+    ours = [path for path in folder.glob("*") if _FILES.fullmatch(path.name)]
+    for path in sorted(ours, key=lambda path: (path.name == _PARTS, path.name == _LAST)):
+        path.unlink(missing_ok=True)
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
-def claim(scratch: Path, parts: Mapping[str, Any]) -> Path:
-    """The folder in `scratch` of the run whose results depend on `parts`, which are written there as well.
+def place(scratch: Path, parts: Mapping[str, Any]) -> Path:
+    """The folder in `scratch` of the run whose results depend on `parts`.
 
     `parts` maps names to JSON-able values: a single value, or a mapping that is compared key by key.
     """
-    for path in scratch.glob(f"*/{_PARTS}"):
-        if not _has_state(path.parent):  # its run ended before the first checkpoint
-            remove(path.parent)
-    folder = scratch / digest(parts)
+    return scratch / digest(parts)
+
+
+def claim(scratch: Path, parts: Mapping[str, Any]) -> Path:
+    """Write `parts` to the run's folder, and return the folder; removes the folders of runs that left no state."""
+    for path in scratch.glob("*"):
+        # Its run ended before the first checkpoint, or while its folder was made or removed.
+        if is_own(path) and not _has_state(path):
+            with suppress(OSError):
+                remove(path)
+    folder = place(scratch, parts)
     write_json(folder / _PARTS, parts)
     return folder
 
 
-def others(folder: Path) -> dict[Path, str]:
-    """Why the states in the folders next to `folder` cannot be used: what differs between their runs and its own.
+def others(scratch: Path, parts: Mapping[str, Any]) -> dict[Path, str]:
+    """Why the states in the other folders cannot be used: what differs between their runs and the one with `parts`.
 
     Such as "it was made with different settings (train.learning_rate) and threads (1, here 2)".
     """
-    beside = sorted(path for path in folder.parent.glob("*") if path != folder)
-    return {path: _difference(path, folder) for path in beside if _has_state(path)}
+    beside = sorted(path for path in scratch.glob("*") if path != place(scratch, parts))
+    return {path: _difference(path, parts) for path in beside if _has_state(path)}
 
 
 def _has_state(folder: Path) -> bool:
     return (folder / _LAST).exists() or (folder / _BEFORE).exists()
 
 
-def _difference(other: Path, own: Path) -> str:
+def _difference(other: Path, parts: Mapping[str, Any]) -> str:
+    ours = json.loads(json.dumps(parts))
     try:
-        theirs, ours = (json.loads((path / _PARTS).read_text()) for path in (other, own))
-    except (OSError, ValueError):
+        theirs = dict(json.loads((other / _PARTS).read_text()))
+    except (OSError, ValueError, TypeError):
         return f"it does not say what it was made with (no readable {_PARTS})"
     found = [text for name in {**ours, **theirs} if (text := _compare(name, theirs.get(name), ours.get(name)))]
     return f"it was made with different {' and '.join([', '.join(found[:-1]), found[-1]] if found[1:] else found)}"

@@ -11,7 +11,7 @@ from vae.data.images import Split
 class Data:
     """The splits that training uses: uint8 images from 0 to 255, and their labels.
 
-    `draw` says whether the pixels of each mini-batch are drawn anew from the training images' intensities;
+    `binarize` says whether the pixels of each mini-batch are drawn anew from the training images' intensities;
     `validation` may be None; `showcase` holds the few images whose reconstructions are kept after selected epochs.
     Only conditional models use labels.
     """
@@ -19,11 +19,11 @@ class Data:
     train: Split
     validation: Split | None
     showcase: Split
-    draw: bool
+    binarize: bool
 
     def to(self, device: torch.device) -> "Data":
         """The same data on a device, where it stays during training."""
-        return Data(*(None if split is None else split.to(device) for split in self.splits), self.draw)
+        return Data(*(None if split is None else split.to(device) for split in self.splits), self.binarize)
 
     @property
     def splits(self) -> tuple[Split, Split | None, Split]:

@@ -22,9 +22,10 @@ def finish(step: Step, progress: Progress, data: Data, settings: Train) -> None:
     Raises:
         WorkError: a loss, a weight, the validation ELBO or the validation bound is not finite.
     """
-    log_likelihood, kl, rate = _read(step, progress.epoch + 1, settings)
+    log_likelihood, kl, rate = finite_means(step, progress, settings)
     progress.epoch, progress.batch = progress.epoch + 1, 0
     row = {"epoch": progress.epoch} | columns("train", log_likelihood, kl)
+    step.model.eval()
     with step.averaged():
         if data.validation is not None:
             row |= columns(
@@ -39,9 +40,11 @@ def finish(step: Step, progress: Progress, data: Data, settings: Train) -> None:
                     raise _diverged(f"the validation {what} is not finite after epoch {progress.epoch}", settings)
         if progress.epoch in settings.snapshot_epochs:
             progress.snapshots[progress.epoch] = _reconstruct(step.model, data.showcase)
-        if is_best(row, progress.history, settings.kl_warmup_epochs):
+        best = progress.history[progress.best_epoch - 1] if progress.best_epoch else None
+        if settings.kept_epoch == "last" or is_best(row, best, settings.kl_warmup_epochs):
             progress.best_epoch = progress.epoch
             progress.best = {name: tensor.clone() for name, tensor in step.model.state_dict().items()}
+    step.model.train()
     progress.history.append(row | {"learning_rate": rate})
 
 
@@ -52,17 +55,23 @@ def take_last_snapshot(model: VAE, progress: Progress, data: Data) -> None:
 
 
 @torch.no_grad()
-def _read(step: Step, epoch: int, settings: Train) -> list[float]:
+def finite_means(step: Step, progress: Progress, settings: Train) -> list[float]:
+    """Mean log-likelihood and KL of the epoch's images so far, and the learning rate.
+
+    Raises:
+        WorkError: a loss of the epoch or a weight is not finite.
+    """
     # In one tensor, as each read makes the host wait for the device.
     largest = torch.stack(torch._foreach_norm(step.parameters, math.inf))
     checks = torch.stack([step.losses.isfinite().all(), largest.isfinite().all()])
     means = step.totals / len(step.images)
     losses_finite, weights_finite, *values = torch.cat([checks.double(), means, step.rate.double().view(1)]).tolist()
+    epoch, steps = progress.epoch + 1, len(step.losses)
     if not losses_finite:
         failed = step.losses.isfinite().logical_not().nonzero()[0].item() + 1
-        raise _diverged(f"the loss is not finite at epoch {epoch}, step {failed} of {len(step.losses)}", settings)
+        raise _diverged(f"the loss is not finite at epoch {epoch}, step {failed} of {steps}", settings)
     if not weights_finite:
-        raise _diverged(f"the weights are not finite after epoch {epoch}", settings)
+        raise _diverged(f"the weights are not finite after epoch {epoch}, step {progress.batch} of {steps}", settings)
     return values
 
 
@@ -75,4 +84,4 @@ def _diverged(what: str, settings: Train) -> WorkError:
 
 @torch.no_grad()
 def _reconstruct(model: VAE, split: Split) -> Tensor:
-    return model.reconstruct(pixels(split.images, draw=False), split.labels).cpu()
+    return model.reconstruct(pixels(split.images, binarize=False), split.labels).cpu()

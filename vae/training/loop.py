@@ -1,6 +1,7 @@
 """The training loop: epochs of captured or eager steps, checkpoints between them, exact resumption."""
 
 import signal
+from collections.abc import Callable
 from itertools import repeat
 from pathlib import Path
 
@@ -10,50 +11,70 @@ from vae.model import VAE
 from vae.settings import Train
 from vae.training import signals
 from vae.training.data import Data
-from vae.training.epoch import finish, take_last_snapshot
+from vae.training.epoch import finish, finite_means, take_last_snapshot
 from vae.training.progress import Progress, make_bar, report
 from vae.training.state import resume, save
 from vae.training.step import Step
 
 
-def train(model: VAE, data: Data, settings: Train, checkpoints: Path | None = None) -> Progress:
-    """Train `model` in place on its device, and leave the best epoch's weights in it.
+def train(
+    model: VAE,
+    data: Data,
+    settings: Train,
+    checkpoints: Path | None = None,
+    after_epoch: Callable[[Progress], None] = lambda progress: None,
+    finish_now: Callable[[], bool] = lambda: False,
+) -> Progress:
+    """Train `model` in place on its device, and leave it in evaluation mode with the kept epoch's weights.
 
-    The best epoch has the best validation ELBO, or with the objectives `iwae` and `dreg` the best validation bound,
-    after the KL warm-up; without a validation split it is the last one. With a folder for `checkpoints` the run resumes
-    from a state found there, and its results are identical to those of an uninterrupted run.
+    By default that is the best epoch: it has the best validation ELBO, or with the objectives `iwae` and `dreg` the
+    best validation bound, after the KL warm-up; without a validation split it is the last one. With a folder for
+    `checkpoints` the run resumes from a state found there, and its results are identical to those of an uninterrupted
+    run.
+
+    `after_epoch` is called with the progress after each epoch, and once when a run resumes. `finish_now` is asked
+    before each further epoch: if it says yes the run ends there, its state saved so that it can be continued.
 
     Raises:
         SettingError: `train.step` is `graph`, which the device does not support.
-        WorkError: the loss is not finite, with epoch and step in the message; or `train.step` is `graph`
+        WorkError: a loss or a weight is not finite, with epoch and step in the message; or `train.step` is `graph`
             and the model's step cannot be captured.
         Interrupted: on SIGINT or SIGTERM; with `checkpoints`, after saving the state.
     """
     device = next(model.parameters()).device
+    model.train()
     if settings.step == "graph" and device.type != "cuda":
         raise SettingError("train.step", f"got 'graph', allowed on {device.type}: auto, eager")
     data = data.to(device)
     with matrix_precision(settings.precision), signals.collected() as received:
-        step = Step(model, data.train.images, data.draw, settings, data.train.labels)
-        progress = (resume(step, settings.epochs, checkpoints) if checkpoints else None) or Progress()
+        step = Step(model, data.train.images, data.binarize, settings, data.train.labels)
+        progress = (resume(step, data, checkpoints) if checkpoints else None) or Progress()
+        if progress.epoch:
+            after_epoch(progress)
         sizes = _batch_sizes(len(data.train), settings.batch_size)
         with make_bar(progress, settings.epochs, len(sizes)) as bar:
             while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
                 if progress.batch == 0:
+                    if progress.epoch and finish_now():
+                        if checkpoints:
+                            save(step, progress, checkpoints)
+                        break
                     step.begin_epoch()
                 for size in sizes[progress.batch :]:
                     step(size)
                     progress.batch += 1
                     bar.update()
                     if received:
-                        _stop(step, progress, checkpoints, received[0])
+                        _stop(step, progress, settings, checkpoints, received[0])
                 finish(step, progress, data, settings)
                 report(bar, progress, settings.epochs)
+                after_epoch(progress)
                 if checkpoints and progress.epoch % settings.checkpoint_every == 0:
                     save(step, progress, checkpoints)
         if checkpoints and settings.keep_checkpoint:
             save(step, progress, checkpoints)
         model.load_state_dict(progress.best)
+        model.eval()
         take_last_snapshot(model, progress, data)
     return progress
 
@@ -67,7 +88,8 @@ def _out_of_patience(progress: Progress, settings: Train) -> bool:
     return 0 < settings.patience <= progress.epoch - max(progress.best_epoch, settings.kl_warmup_epochs)
 
 
-def _stop(step: Step, progress: Progress, folder: Path | None, received: int) -> None:
+def _stop(step: Step, progress: Progress, settings: Train, folder: Path | None, received: int) -> None:
+    finite_means(step, progress, settings)  # raises if training has diverged: the last good state stays
     where = f"stopped by {signal.Signals(received).name} in epoch {progress.epoch + 1}, after step {progress.batch}"
     if folder:
         save(step, progress, folder)

@@ -32,18 +32,17 @@ def columns(split: str, log_likelihood: float, kl: float) -> dict[str, float]:
     return {f"{split}_{name}": round(value, 4) for name, value in values.items()}
 
 
-def is_best(row: dict[str, float], earlier: list[dict[str, float]], warmup_epochs: int) -> bool:
-    """Whether an epoch's weights should be kept rather than those of any earlier one.
+def is_best(row: dict[str, float], best: dict[str, float] | None, warmup_epochs: int) -> bool:
+    """Whether an epoch's weights should be kept rather than those of the best earlier one, None before the first.
 
     Judged by the bound that is trained: `validation_bound` where the history has it, else the ELBO. While the KL's
     weight rises the ELBO falls by construction, so that an epoch after the warm-up replaces every one within it.
     Without validation the last epoch is the best.
     """
-    if "validation_elbo" not in row:
+    if best is None or "validation_elbo" not in row or best["epoch"] <= warmup_epochs < row["epoch"]:
         return True
     judge = "validation_bound" if "validation_bound" in row else "validation_elbo"
-    rivals = (other[judge] for other in earlier if (other["epoch"] > warmup_epochs) == (row["epoch"] > warmup_epochs))
-    return row[judge] > max(rivals, default=-math.inf)
+    return row[judge] > best[judge]
 
 
 def make_bar(progress: Progress, epochs: int, steps: int) -> Any:

@@ -1,23 +1,24 @@
-"""Collecting the signals that ask a run to stop until a step is done."""
+"""Collecting the signals that ask a run to stop after its step, or to finish after its epoch."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+STOP = (signal.SIGINT, signal.SIGTERM)
+FINISH = (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()  # Windows has none
 
 
 @contextmanager
-def collected() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of being stopped by them; none arrive outside the main thread."""
+def collected(numbers: Sequence[int] = STOP) -> Iterator[list[int]]:
+    """Collect these signals in a list instead of being stopped by them; none arrive outside the main thread."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = [signal.signal(number, lambda caught, _: received.append(caught)) for number in NUMBERS]
+    before = [signal.signal(number, lambda caught, _: received.append(caught)) for number in numbers]
     try:
         yield received
     finally:
-        for number, handler in zip(NUMBERS, before, strict=True):
+        for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

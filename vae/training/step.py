@@ -39,10 +39,12 @@ class Step:
         WorkError: `train.step` is `graph` and the step cannot be captured, or `compiled` and it cannot be compiled.
     """
 
-    def __init__(self, model: VAE, images: Tensor, draw: bool, settings: Train, labels: Tensor | None = None) -> None:
+    def __init__(
+        self, model: VAE, images: Tensor, binarize: bool, settings: Train, labels: Tensor | None = None
+    ) -> None:
         device, self.chosen = images.device, settings.step == "auto"
         settings = resolved(settings, len(images), device)
-        self.model, self.images, self.draw, self.settings = model, images, draw, settings
+        self.model, self.images, self.binarize, self.settings = model, images, binarize, settings
         self.labels = labels if model.classes else None
         per_epoch = math.ceil(len(images) / settings.batch_size)
         steps = per_epoch * settings.epochs
@@ -71,8 +73,9 @@ class Step:
         self.behind: torch.cuda.Event | None = None
 
     def begin_epoch(self) -> None:
-        """Shuffle the images, and reset counters and totals."""
-        torch.randperm(len(self.order), out=self.order)
+        """Shuffle the images if the settings say so, and reset counters and totals."""
+        if self.settings.shuffle:
+            torch.randperm(len(self.order), out=self.order)
         for started in (self.batch, self.losses, self.totals):
             started.zero_()
 
@@ -119,16 +122,18 @@ class Step:
         torch.index_select(self.schedule, 0, self.index, out=self.scheduled)
         chosen = torch.add(self.offsets[:size], self.batch, alpha=self.settings.batch_size)
         chosen = self.order.index_select(0, chosen)
-        images = pixels(self.images.index_select(0, chosen), self.draw)
+        images = pixels(self.images.index_select(0, chosen), self.binarize)
         labels = None if self.labels is None else self.labels.index_select(0, chosen)
         inputs = Inputs(images, labels, self.kl_weight)
         if size not in self.gradients:
-            self.gradients[size] = self._make_gradients(inputs)
+            self.gradients[size] = self._make_gradients(inputs, size)
         loss, *terms, gradients = self.gradients[size](inputs)
         with torch.no_grad():
             if self.settings.gradient_clip:
                 norm = nn.utils.get_total_norm(gradients, foreach=True)
                 torch._foreach_mul_(gradients, (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1))
+            if self.settings.normalize_gradients:
+                adam.normalize(gradients)
             self._update(gradients)
             if self.average:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - self.settings.ema_decay)
@@ -137,8 +142,9 @@ class Step:
             torch.where(self.slots == self.batch, loss, self.losses, out=self.losses)
             self.counters += 1
 
-    def _make_gradients(self, inputs: Inputs) -> Gradients:
-        if self.settings.step == "compiled":
+    def _make_gradients(self, inputs: Inputs, size: int) -> Gradients:
+        # An epoch's last, smaller mini-batch is not worth the time of the compiler.
+        if self.settings.step == "compiled" and size == self.settings.batch_size:
             try:
                 return compiled(self.model, self.settings, inputs)
             except CannotCompile as reason:
@@ -146,7 +152,7 @@ class Step:
                     raise self._refusal("compiled", reason) from reason
                 print(f"training without compiling the step, as the compiler fails: {reason}", flush=True)
                 self.settings = self.settings.model_copy(update={"step": "recorded"})
-        if self.settings.step == "recorded":
+        if self.settings.step in ("compiled", "recorded"):
             return recorded(self.model, self.settings, inputs)
         return by_programs(self.model, self.settings)
 
@@ -158,7 +164,9 @@ class Step:
             self.square_means,
             rate=self.rate,
             updates=self.updates,
+            beta1=self.settings.adam_beta1,
             epsilon=self.settings.adam_epsilon,
+            weight_decay=self.settings.weight_decay,
         )
 
     def _capture(self, size: int) -> None:

@@ -10,9 +10,9 @@ from vae.device import seeded
 from vae.model import VAE
 from vae.model.bounds import elbo_terms, weight_terms
 
-# Images per batch, on which an image's random numbers depend: small enough for a CPU's cache, large enough for few
-# launches on a GPU.
-_BATCH = {"cpu": 1_000, "cuda": 5_000}
+# Images per batch, on which an image's random numbers depend: small enough for a CPU's cache and for the memory
+# of a GPU beside a wide convolutional model, large enough for few launches there.
+_BATCH = {"cpu": 1_000, "cuda": 2_500}
 
 
 def mean_terms(model: VAE, split: Split, seed: int) -> tuple[float, float]:
@@ -31,7 +31,7 @@ def sum_terms(model: VAE, split: Split, seed: int) -> Tensor:
     totals = torch.zeros(2, dtype=torch.float64, device=device)
     with seeded(seed, device):
         for batch in split.batches(_BATCH.get(device.type, 1_000)):
-            terms = elbo_terms(model.model, model.guide, pixels(batch.images, draw=False), batch.labels)
+            terms = elbo_terms(model.model, model.guide, pixels(batch.images, binarize=False), batch.labels)
             totals += torch.stack([terms.log_likelihood.sum(), terms.kl.sum()])
     return totals
 
@@ -46,7 +46,7 @@ def mean_bound(model: VAE, split: Split, seed: int, particles: int) -> float:
     total = torch.zeros((), dtype=torch.float64, device=device)
     with seeded(seed, device):
         for batch in split.batches(max(_BATCH.get(device.type, 1_000) // particles, 1)):
-            images = pixels(batch.images, draw=False)
+            images = pixels(batch.images, binarize=False)
             terms = weight_terms(model.model, model.guide, particles, images, batch.labels)
             total += (terms.log_weights.double().logsumexp(dim=0) - math.log(particles)).sum()
     return (total / len(split)).item()

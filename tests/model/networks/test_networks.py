@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.special import erf, expit
 
-from vae.model.networks import ACTIVATIONS, DECODERS, ENCODERS, inner_layers, make_decoder, make_encoder
+from vae.model.networks import ACTIVATIONS, DECODERS, ENCODERS, dense_layers, make_decoder, make_encoder
 from vae.model.networks.convolutional import ResidualBlock
 from vae.settings import Model
 
@@ -105,7 +105,7 @@ def test_a_fully_connected_network_in_numpy(make_networks, network, activation):
     encoder, decoder = make_networks(network, [7, 5], activation=activation)
     apply = gated_in_numpy if network == "gated_mlp" else IN_NUMPY[activation]
     images, latents = torch.rand(4, 2, 5, 6), torch.randn(4, 3)
-    features = images.double().numpy().reshape(4, 60) * 2 - 1
+    features = images.double().numpy().reshape(4, 60)
     for weight, bias in weights_of(encoder):
         features = apply(features @ weight.T + bias)
     np.testing.assert_allclose(encoder(images).detach(), features, **TOLERANCE)
@@ -141,7 +141,7 @@ def with_blocks(maps, weights, blocks, activation):
 def test_a_convolutional_encoder_in_numpy(make_networks, network, blocks, activation):
     encoder, _ = make_networks(network, [3, 4], activation=activation, residual_blocks=2)
     images, weights = torch.rand(4, 2, 5, 6), iter(weights_of(encoder))
-    maps = images.double().numpy() * 2 - 1
+    maps = images.double().numpy()
     for _ in range(2):
         maps = with_blocks(convolved(maps, *next(weights), stride=2), weights, blocks, IN_NUMPY[activation])
         maps = IN_NUMPY[activation](maps)
@@ -164,7 +164,7 @@ def test_a_convolutional_decoder_in_numpy(make_networks, network, blocks, activa
 
 
 def test_a_residual_block_begins_as_the_identity_and_learns():
-    block, maps = ResidualBlock(4, torch.nn.SiLU), torch.randn(2, 4, 5, 6)
+    block, maps = ResidualBlock(4, torch.nn.SiLU, dropout=0), torch.randn(2, 4, 5, 6)
     assert torch.equal(block(maps), maps)
     block(maps).square().sum().backward()
     assert (block.layers[-1].weight.grad != 0).all()
@@ -197,11 +197,53 @@ def test_leading_dimensions_are_kept(make_networks, network, leading):
 @pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize(("network", "activation"), [("mlp", "tanh"), ("resnet", "relu"), ("gated_mlp", "silu")])
 def test_the_layers_between_two_levels_in_numpy(make_settings, network, activation, widths):
-    keys = {"network": network, "activation": activation, "inner_widths": widths}
-    layers, inputs = inner_layers(make_settings(model=keys).model, 3), torch.randn(2, 4, 3)
+    keys = {"network": network, "activation": activation}
+    layers, inputs = dense_layers(make_settings(model=keys).model, 3, widths), torch.randn(2, 4, 3)
     expected = inputs.double().numpy()
     for weight, bias in weights_of(layers):
         expected = expected @ weight.T + bias
         expected = gated_in_numpy(expected) if network == "gated_mlp" else IN_NUMPY[activation](expected)
     assert layers(inputs).shape == (2, 4, [3, *widths][-1])
     np.testing.assert_allclose(layers(inputs).detach(), expected, **TOLERANCE)
+
+
+# --- Dropout
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_without_dropout_there_is_nothing_to_drop(make_networks, network):
+    for module in make_networks(network, [7, 5], dropout=0):
+        assert not any(isinstance(part, torch.nn.Dropout) for part in module.modules())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_dropout_is_for_training_alone(make_networks, network):
+    encoder, decoder = make_networks(network, [7, 5], dropout=0.5)
+    for module, inputs in (encoder, torch.rand(4, 2, 5, 6)), (decoder, torch.randn(4, 3)):
+        assert not torch.equal(module(inputs), module(inputs))
+        module.eval()
+        assert torch.equal(module(inputs), module(inputs))
+
+
+# Every activation, of a stage and inside of a block, but a block's first, which no weight separates from its input.
+@pytest.mark.parametrize(("network", "per_width"), [("mlp", 1), ("gated_mlp", 1), ("conv", 1), ("resnet", 2)])
+def test_dropout_follows_every_hidden_layer(make_networks, network, per_width):
+    for module in make_networks(network, [7, 5], dropout=0.3, residual_blocks=1):
+        drops = [part for part in module.modules() if isinstance(part, torch.nn.Dropout)]
+        assert [part.p for part in drops] == [0.3] * (2 * per_width)
+
+
+def test_dropped_features_are_0_and_the_others_scaled_up(make_networks):
+    encoder, _ = make_networks("mlp", [5000], dropout=0.3, activation="softplus")
+    images = torch.rand(1, 2, 5, 6)
+    dropped, whole = encoder(images), encoder.eval()(images)
+    kept = dropped != 0
+    # Softplus is never 0. Five standard errors of a share of 5000.
+    assert abs(kept.double().mean() - 0.7) < 5 * np.sqrt(0.3 * 0.7 / 5000)
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.7)
+
+
+@pytest.mark.parametrize("dropout", [0, 0.3])
+def test_the_layers_between_two_levels_are_dropped_too(make_settings, dropout):
+    layers = dense_layers(make_settings(model={"network": "gated_mlp", "dropout": dropout}).model, 3, [7, 5])
+    assert sum(isinstance(part, torch.nn.Dropout) for part in layers.modules()) == (2 if dropout else 0)

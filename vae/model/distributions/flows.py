@@ -15,6 +15,7 @@ from vae.model.distributions.autoregressive import (
     ContextNN,
 )
 from vae.model.distributions.coupling import AffineCoupling
+from vae.model.distributions.mixing import LinearMixing
 from vae.model.distributions.splines import SplineCoupling
 
 
@@ -44,30 +45,37 @@ class Flip(dist.transforms.Transform):
 
 
 class Flow(nn.Module):
-    """A chain of bijections on vectors of shape (dim,), each followed by a reversal of the vector."""
+    """A chain of bijections on vectors of shape (dim,), each followed by a mixing of the dimensions.
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    That is a reversal, or for `lu` a learned linear map. Its fast direction is the one that trains: the density of a
+    flow without a context, which is a prior's, and the draws of one with a context, which is a posterior's.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], mixing: str, dim: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.mixings = nn.ModuleList(LinearMixing(dim) for _ in layers if mixing == "lu")
 
     def forward(self, base: dist.Distribution, context: Tensor | None = None) -> dist.Distribution:
         """The distribution of draws from `base` after the chain; a context has shape (..., features)."""
         chain: list[dist.TransformModule] = []
-        for layer in self.layers:
+        for place, layer in enumerate(self.layers):
             # A transform caches its last result and the graph behind it. A copy of the layer shares its weights, and
             # the copy's cache is freed with this distribution.
-            chain += [copy.copy(layer) if context is None else layer.condition(context), Flip(cache_size=1)]
+            chain.append(copy.copy(layer) if context is None else layer.condition(context))
+            mixing = copy.copy(self.mixings[place]) if self.mixings else Flip(cache_size=1)
+            chain.append(mixing.inv if context is None else mixing)
         return dist.TransformedDistribution(base, chain)
 
 
-def affine_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
+def affine_coupling(dim: int, widths: Sequence[int], layers: int, mixing: str) -> Flow:
     """Affine coupling layers (RealNVP, Dinh et al. 2017), the identity at first."""
     half = dim // 2
     nets = [_silent(DenseNN(half, widths, [dim - half, dim - half], nonlinearity=nn.SiLU())) for _ in range(layers)]
-    return Flow([AffineCoupling(half, net) for net in nets])
+    return Flow([AffineCoupling(half, net) for net in nets], mixing, dim)
 
 
-def spline_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
+def spline_coupling(dim: int, widths: Sequence[int], layers: int, mixing: str) -> Flow:
     """Rational linear spline coupling layers (Dolatabadi et al. 2020) on [-6, 6], close to the identity at first."""
     half, bins = dim // 2, 8
     sizes = [(dim - half) * count for count in (bins, bins, bins - 1, bins)]
@@ -79,23 +87,23 @@ def spline_coupling(dim: int, widths: Sequence[int], layers: int) -> Flow:
         nn.init.constant_(layer.slopes, slope)
         nn.init.constant_(net.layers[-1].bias[net.param_slices[2]], slope)
         layers_made.append(layer)
-    return Flow(layers_made)
+    return Flow(layers_made, mixing, dim)
 
 
-def conditional_affine_coupling(dim: int, features: int, widths: Sequence[int], layers: int) -> Flow:
+def conditional_affine_coupling(dim: int, features: int, widths: Sequence[int], layers: int, mixing: str) -> Flow:
     """Affine coupling layers that also see a context of size `features`, the identity at first."""
     half = dim // 2
     nets = [
         _silent(ContextNN(half, features, widths, [dim - half, dim - half], nonlinearity=nn.SiLU()))
         for _ in range(layers)
     ]
-    return Flow([transforms.ConditionalAffineCoupling(half, net) for net in nets])
+    return Flow([transforms.ConditionalAffineCoupling(half, net) for net in nets], mixing, dim)
 
 
-def inverse_autoregressive(dim: int, features: int, widths: Sequence[int], layers: int) -> Flow:
+def inverse_autoregressive(dim: int, features: int, widths: Sequence[int], layers: int, mixing: str) -> Flow:
     """Inverse autoregressive layers (Kingma et al. 2016, section 4) that also see a context; the identity at first."""
     nets = [_silent(ContextAutoRegressiveNN(dim, features, widths, nonlinearity=nn.SiLU())) for _ in range(layers)]
-    return Flow([ConditionalAffineAutoregressive(net) for net in nets])
+    return Flow([ConditionalAffineAutoregressive(net) for net in nets], mixing, dim)
 
 
 def _silent(net: nn.Module) -> nn.Module:

@@ -127,9 +127,9 @@ PRIORS: dict[str, Callable[[Model, int, ImageShape, Posterior], nn.Module]] = {
     "gaussian_mixture": lambda settings, dim, shape, posterior: GaussianMixture(dim, settings.prior_components),
     "vampprior": lambda settings, dim, shape, posterior: VampPrior(shape, settings.prior_components, posterior),
     "realnvp": lambda settings, dim, shape, posterior: FlowPrior(
-        dim, flows.affine_coupling(dim, settings.flow_widths, settings.prior_layers)
+        dim, flows.affine_coupling(dim, settings.flow_widths, settings.prior_layers, settings.flow_mixing)
     ),
     "spline": lambda settings, dim, shape, posterior: FlowPrior(
-        dim, flows.spline_coupling(dim, settings.flow_widths, settings.prior_layers)
+        dim, flows.spline_coupling(dim, settings.flow_widths, settings.prior_layers, settings.flow_mixing)
     ),
 }

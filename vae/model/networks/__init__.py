@@ -5,13 +5,13 @@ maps vectors of shape (..., inputs) to numbers of shape (..., channels, height, 
 (channels, height, width) that it adds to them. Leading dimensions are arbitrary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from vae.model.kernels import Softplus
 from vae.model.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
-from vae.model.networks.mlp import MLPDecoder, MLPEncoder, gated_layer, hidden_layers, plain_layer
+from vae.model.networks.mlp import Layer, MLPDecoder, MLPEncoder, gated_layer, hidden_layers, plain_layer
 from vae.settings import Model
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -26,27 +26,30 @@ Shape = tuple[int, int, int]
 
 # A new network is one pair of classes and one line in each of these.
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": lambda settings, shape: MLPEncoder(
-        shape, settings.encoder_widths, plain_layer(ACTIVATIONS[settings.activation])
-    ),
-    "gated_mlp": lambda settings, shape: MLPEncoder(shape, settings.encoder_widths, gated_layer),
+    "mlp": lambda settings, shape: MLPEncoder(shape, settings.encoder_widths, _plain(settings)),
+    "gated_mlp": lambda settings, shape: MLPEncoder(shape, settings.encoder_widths, gated_layer(settings.dropout)),
     "conv": lambda settings, shape: ConvolutionalEncoder(
-        shape, settings.encoder_widths, ACTIVATIONS[settings.activation], blocks=0
+        shape, settings.encoder_widths, ACTIVATIONS[settings.activation], 0, settings.dropout
     ),
     "resnet": lambda settings, shape: ConvolutionalEncoder(
-        shape, settings.encoder_widths, ACTIVATIONS[settings.activation], settings.residual_blocks
+        shape, settings.encoder_widths, ACTIVATIONS[settings.activation], settings.residual_blocks, settings.dropout
     ),
 }
 DECODERS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": lambda settings, inputs, shape: MLPDecoder(
-        inputs, settings.decoder_widths, shape, plain_layer(ACTIVATIONS[settings.activation])
+    "mlp": lambda settings, inputs, shape: MLPDecoder(inputs, settings.decoder_widths, shape, _plain(settings)),
+    "gated_mlp": lambda settings, inputs, shape: MLPDecoder(
+        inputs, settings.decoder_widths, shape, gated_layer(settings.dropout)
     ),
-    "gated_mlp": lambda settings, inputs, shape: MLPDecoder(inputs, settings.decoder_widths, shape, gated_layer),
     "conv": lambda settings, inputs, shape: ConvolutionalDecoder(
-        inputs, settings.decoder_widths, shape, ACTIVATIONS[settings.activation], blocks=0
+        inputs, settings.decoder_widths, shape, ACTIVATIONS[settings.activation], 0, settings.dropout
     ),
     "resnet": lambda settings, inputs, shape: ConvolutionalDecoder(
-        inputs, settings.decoder_widths, shape, ACTIVATIONS[settings.activation], settings.residual_blocks
+        inputs,
+        settings.decoder_widths,
+        shape,
+        ACTIVATIONS[settings.activation],
+        settings.residual_blocks,
+        settings.dropout,
     ),
 }
 
@@ -61,7 +64,11 @@ def make_decoder(settings: Model, inputs: int, shape: Shape) -> nn.Module:
     return DECODERS[settings.network](settings, inputs, shape)
 
 
-def inner_layers(settings: Model, inputs: int) -> nn.Module:
-    """The fully connected layers between two levels of latent vectors: (..., inputs) to (..., last inner width)."""
-    layer = gated_layer if settings.network == "gated_mlp" else plain_layer(ACTIVATIONS[settings.activation])
-    return hidden_layers([inputs, *settings.inner_widths], layer)
+def dense_layers(settings: Model, inputs: int, widths: Sequence[int]) -> nn.Module:
+    """Fully connected hidden layers, such as between two levels of latents: (..., inputs) to (..., last width)."""
+    layer = gated_layer(settings.dropout) if settings.network == "gated_mlp" else _plain(settings)
+    return hidden_layers([inputs, *widths], layer)
+
+
+def _plain(settings: Model) -> Layer:
+    return plain_layer(ACTIVATIONS[settings.activation], settings.dropout)

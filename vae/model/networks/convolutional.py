@@ -7,17 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from vae.model.kernels import Linear
+from vae.model.networks.mlp import dropped
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(activation(conv(activation(x)))), the identity at first; maps of shape (n, channels, height, width)."""
+    """x + conv(activation(conv(activation(x)))), the identity at first; maps of shape (n, channels, height, width).
 
-    def __init__(self, channels: int, activation: type[nn.Module]) -> None:
+    Of the second activation's outputs a share `dropout` is dropped in training.
+    """
+
+    def __init__(self, channels: int, activation: type[nn.Module], dropout: float) -> None:
         super().__init__()
         last = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(activation(), nn.Conv2d(channels, channels, 3, padding=1), activation(), last)
+        first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.layers = nn.Sequential(activation(), first, activation(), *dropped(dropout), last)
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps + self.layers(maps)
@@ -39,7 +44,12 @@ class ConvolutionalEncoder(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], widths: Sequence[int], activation: type[nn.Module], blocks: int
+        self,
+        shape: tuple[int, int, int],
+        widths: Sequence[int],
+        activation: type[nn.Module],
+        blocks: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         channels, *image_size = shape
@@ -47,14 +57,14 @@ class ConvolutionalEncoder(nn.Module):
         sizes = [channels, *widths]
         for inputs, outputs in zip(sizes, widths, strict=False):
             layers.append(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1))
-            layers += [ResidualBlock(outputs, activation) for _ in range(blocks)]
-            layers.append(activation())
+            layers += [ResidualBlock(outputs, activation, dropout) for _ in range(blocks)]
+            layers += [activation(), *dropped(dropout)]
         self.layers = nn.Sequential(*layers)
         self.features = sizes[-1] * math.prod(halvings(tuple(image_size), len(widths))[-1])
 
     def forward(self, images: Tensor) -> Tensor:
         leading = images.shape[:-3]
-        return self.layers(images.reshape(-1, *images.shape[-3:]) * 2 - 1).reshape(*leading, self.features)
+        return self.layers(images.reshape(-1, *images.shape[-3:])).reshape(*leading, self.features)
 
 
 class ConvolutionalDecoder(nn.Module):
@@ -71,6 +81,7 @@ class ConvolutionalDecoder(nn.Module):
         shape: tuple[int, int, int],
         activation: type[nn.Module],
         blocks: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         channels, *image_size = shape
@@ -80,8 +91,9 @@ class ConvolutionalDecoder(nn.Module):
         self.first = Linear(inputs, math.prod(self.start))
         layers: list[nn.Module] = []
         for i, map_size in enumerate(map_sizes[1:]):
-            layers += [ResidualBlock(sizes[i], activation) for _ in range(blocks)]
-            layers += [activation(), nn.Upsample(map_size), nn.Conv2d(sizes[i], sizes[i + 1], 3, padding=1, bias=False)]
+            layers += [ResidualBlock(sizes[i], activation, dropout) for _ in range(blocks)]
+            last = nn.Conv2d(sizes[i], sizes[i + 1], 3, padding=1, bias=False)
+            layers += [activation(), *dropped(dropout), nn.Upsample(map_size), last]
         self.layers = nn.Sequential(*layers)
         # One per pixel, to represent the mean image.
         self.bias = nn.Parameter(torch.zeros(shape))

@@ -11,14 +11,19 @@ from vae.model.kernels import Linear
 Layer = Callable[[int, int], nn.Module]
 
 
-def plain_layer(activation: type[nn.Module]) -> Layer:
+def plain_layer(activation: type[nn.Module], dropout: float) -> Layer:
     """A layer activation(W x + b), as a function of the number of inputs and outputs."""
-    return lambda inputs, outputs: nn.Sequential(Linear(inputs, outputs), activation())
+    return lambda inputs, outputs: nn.Sequential(Linear(inputs, outputs), activation(), *dropped(dropout))
 
 
-def gated_layer(inputs: int, outputs: int) -> nn.Module:
+def gated_layer(dropout: float) -> Layer:
     """A layer (W x + b) * sigmoid(V x + c) (Dauphin et al. 2016; Tomczak & Welling 2018)."""
-    return nn.Sequential(Linear(inputs, 2 * outputs), nn.GLU())
+    return lambda inputs, outputs: nn.Sequential(Linear(inputs, 2 * outputs), nn.GLU(), *dropped(dropout))
+
+
+def dropped(share: float) -> list[nn.Module]:
+    """What drops a share of a layer's outputs in training (Srivastava et al. 2014); nothing for a share of 0."""
+    return [nn.Dropout(share)] if share else []
 
 
 def hidden_layers(sizes: Sequence[int], layer: Layer) -> nn.Sequential:
@@ -36,8 +41,7 @@ class MLPEncoder(nn.Module):
         self.layers = hidden_layers(sizes, layer)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Centered, so that the first layer's inputs do not all have one sign.
-        return self.layers(images.flatten(-3) * 2 - 1)
+        return self.layers(images.flatten(-3))
 
 
 class MLPDecoder(nn.Module):

@@ -20,10 +20,10 @@ def idx(array):
 def made_up_files(seed=0):
     rng = np.random.default_rng(seed)
     arrays = [
-        rng.integers(10, size=7, dtype=np.uint8),
-        rng.integers(10, size=5, dtype=np.uint8),
-        rng.integers(256, size=(7, 3, 2), dtype=np.uint8),
-        rng.integers(256, size=(5, 3, 2), dtype=np.uint8),
+        rng.integers(10, size=12, dtype=np.uint8),
+        rng.integers(10, size=10, dtype=np.uint8),
+        rng.integers(256, size=(12, 3, 2), dtype=np.uint8),
+        rng.integers(256, size=(10, 3, 2), dtype=np.uint8),
     ]
     files = {name: gzip.compress(idx(array), mtime=0) for name, array in zip(NAMES, arrays, strict=True)}
     return arrays, files

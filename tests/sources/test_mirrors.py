@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torchvision
 
-from tests.data.published import FILES, NAMES, made_up_files, write_files
-from vae.data import mirrors
+from tests.conftest import posix_only
+from tests.sources.published import FILES, NAMES, made_up_files, write_files
 from vae.errors import WorkError
+from vae.sources import mirrors
 
 CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 PUBLISHED = {name: dict(getattr(torchvision.datasets, CLASSES[name]).resources) for name in CLASSES}
@@ -112,7 +113,6 @@ def waits(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    monkeypatch.delenv("MNIST_MIRROR", raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(mirrors, "TIMEOUT", (5, 0.2))
     monkeypatch.setattr(mirrors, "GRACE", 2)
@@ -237,6 +237,7 @@ def test_what_passes_is_tried_again(fault, reason, site, tmp_path, waits, caplog
     assert reason in caplog.messages[0] and "trying again in" in caplog.messages[0]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_a_mirror_that_says_when_to_come_back_is_asked_then(form, site, tmp_path, waits):
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=50)
@@ -255,6 +256,7 @@ def test_an_answer_when_to_come_back_that_is_none_is_passed_over(value, site, tm
     assert waits[0] <= 2
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("code", [404, 503])
 def test_control_characters_of_a_server_do_not_reach_the_terminal(code, site, tmp_path, caplog):
     site.faults["a"] = [say("Not \x1b[31mred\x07\x9b2J" + "x" * 5000, code)] * 3
@@ -264,6 +266,8 @@ def test_control_characters_of_a_server_do_not_reach_the_terminal(code, site, tm
     assert all(line.isprintable() and len(line) < 600 for line in lines)
 
 
+@posix_only
+@pytest.mark.fault
 @pytest.mark.parametrize("form", ["{path}", "file://{path}"])
 @pytest.mark.parametrize("kind", ["pipe", "link to a device", "folder", "endless"])
 def test_a_folder_whose_files_are_not_files_is_left_for_the_next_mirror(form, kind, site, tmp_path):
@@ -291,6 +295,7 @@ def test_waits_have_jitter(site, tmp_path, waits):
     assert all(not seconds.is_integer() for seconds in waits)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("fault", "reason"), PASSING.values(), ids=PASSING)
 def test_what_does_not_pass_costs_a_bounded_number_of_attempts(fault, reason, site, tmp_path):
     site.faults["a"] = [fault] * 99
@@ -309,6 +314,7 @@ def test_what_lasts_is_not_tried_again(fault, reason, site, tmp_path, waits):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("fault", "reason"), [*LASTING.values(), *PASSING.values()], ids=[*LASTING, *PASSING])
 def test_the_next_mirror_takes_over_for_the_rest_of_the_run(fault, reason, site, tmp_path):
     site.faults["a"] = [fault] * 99
@@ -373,35 +379,31 @@ def test_files_declared_as_gzip_encoded_stay_packed(site, tmp_path):
 
 def test_mirrors_are_asked_in_order_and_once(monkeypatch, site, tmp_path):
     publish(monkeypatch, "mnist", FILES, mirrors=[site.url("published"), site.url("setting")])
-    monkeypatch.setenv("MNIST_MIRROR", site.url("environment").rstrip("/"))
-    site.faults = {name: [status(404)] * 9 for name in ("environment", "setting", "published")}
+    site.faults = {name: [status(404)] * 9 for name in ("own", "setting", "published")}
     with pytest.raises(WorkError):
-        mirrors.fetch("mnist", [site.url("setting"), site.url("environment"), site.url("setting")], tmp_path)
-    assert [path.split("/")[1] for path in site.requests] == ["environment", "setting", "published"]
+        mirrors.fetch("mnist", [site.url("own").rstrip("/"), *map(site.url, ("setting", "own", "setting"))], tmp_path)
+    assert [path.split("/")[1] for path in site.requests] == ["own", "setting", "published"]
 
 
-def test_mnist_mirror_may_be_a_url_without_a_slash_at_its_end(monkeypatch, site, tmp_path):
-    monkeypatch.setenv("MNIST_MIRROR", site.url("environment").rstrip("/"))
-    mirrors.fetch("mnist", [site.url("setting")], tmp_path)
+def test_a_mirror_may_be_a_url_without_a_slash_at_its_end(site, tmp_path):
+    mirrors.fetch("mnist", [site.url("own").rstrip("/"), site.url("setting")], tmp_path)
     assert contents(tmp_path) == FILES
-    assert len(site.asked("environment")) == 4 and site.asked("setting") == []
+    assert len(site.asked("own")) == 4 and site.asked("setting") == []
 
 
 @pytest.mark.parametrize("form", ["{path}", "{path}/", "{uri}", "{uri}/", "~/a mirror", "a mirror"])
-def test_mnist_mirror_may_be_a_folder(form, monkeypatch, site, tmp_path):
+def test_a_mirror_may_be_a_folder(form, monkeypatch, site, tmp_path):
     folder = write_files(tmp_path / "a mirror")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MNIST_MIRROR", form.format(path=folder, uri=folder.as_uri()))
-    mirrors.fetch("mnist", [site.url("a")], "raw")
+    mirrors.fetch("mnist", [form.format(path=folder, uri=folder.as_uri()), site.url("a")], "raw")
     assert contents(tmp_path / "raw") == FILES and contents(folder) == FILES
     assert site.requests == []
 
 
-def test_a_folder_with_wrong_files_is_left_for_the_next_mirror(monkeypatch, site, tmp_path):
+def test_a_folder_with_wrong_files_is_left_for_the_next_mirror(site, tmp_path):
     _, others = made_up_files(seed=1)
-    monkeypatch.setenv("MNIST_MIRROR", str(write_files(tmp_path / "wrong", others)))
-    mirrors.fetch("mnist", [site.url("a")], tmp_path / "raw")
+    mirrors.fetch("mnist", [str(write_files(tmp_path / "wrong", others)), site.url("a")], tmp_path / "raw")
     assert contents(tmp_path / "raw") == FILES
 
 
@@ -431,11 +433,10 @@ def test_a_failed_download_keeps_right_files_and_leaves_no_wrong_one(fault, site
     assert contents(tmp_path) == {NAMES[1]: FILES[NAMES[1]]}
 
 
-def test_the_message_lists_each_mirror_with_its_reason(monkeypatch, site, tmp_path):
-    monkeypatch.setenv("MNIST_MIRROR", str(tmp_path / "nowhere"))
+def test_the_message_lists_each_mirror_with_its_reason(site, tmp_path):
     site.faults = {"a": [status(404)], "b": [corrupt], "c": [send, send, status(503), status(503), status(503)]}
     with pytest.raises(WorkError) as caught:
-        mirrors.fetch("mnist", [site.url(mirror) for mirror in "abc"], tmp_path / "raw")
+        mirrors.fetch("mnist", [str(tmp_path / "nowhere"), *map(site.url, "abc")], tmp_path / "raw")
     first, *reasons = str(caught.value).splitlines()
     labels, images = NAMES[0], NAMES[2]
     assert images in first
@@ -458,6 +459,7 @@ def test_passwords_are_not_shown(site, tmp_path, caplog):
     assert "secret" not in str(caught.value) + caplog.text
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "mirror",
     [
@@ -474,18 +476,16 @@ def test_passwords_are_not_shown(site, tmp_path, caplog):
         "http://reader.invalid:99999/?token=hunter2",
     ],
 )
-def test_no_part_of_a_secret_is_shown(mirror, monkeypatch, site, tmp_path, caplog, capsys):
-    monkeypatch.setenv("MNIST_MIRROR", mirror.format(port=site.server_port))
+def test_no_part_of_a_secret_is_shown(mirror, site, tmp_path, caplog, capsys):
     site.faults["a"] = [status(503)] * 9
     with pytest.raises(WorkError) as caught:
-        mirrors.fetch("mnist", [], tmp_path)
+        mirrors.fetch("mnist", [mirror.format(port=site.server_port)], tmp_path)
     assert "hunter2" not in f"{caught.value} {caplog.text} {capsys.readouterr()}"
 
 
 def test_a_query_goes_behind_the_files_name(monkeypatch, site, tmp_path):
     monkeypatch.setattr(Handler, "allowed", "?token=hunter2")
-    monkeypatch.setenv("MNIST_MIRROR", f"{site.url('a')}?token=hunter2")
-    mirrors.fetch("mnist", [], tmp_path)
+    mirrors.fetch("mnist", [f"{site.url('a')}?token=hunter2"], tmp_path)
     assert contents(tmp_path) == FILES
 
 

@@ -1,16 +1,14 @@
-from typing import get_args
+"""Posteriors: their parameters, densities and centers."""
 
 import numpy as np
-import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
 from torch.distributions import kl_divergence
 
-from vae.model.distributions.normal import NormalVector
-from vae.model.distributions.posteriors import POSTERIORS, DiagonalNormal, FullCovariance
-from vae.model.distributions.priors import PRIORS, StandardNormal
-from vae.settings import Model
+from tests.model.distributions.conftest import FEATURES, FLOWS, contexts, perturb, sent, with_context
+from vae.model.distributions.posteriors import POSTERIORS, DiagonalNormal, FlowPosterior, FullCovariance, center
+from vae.model.distributions.priors import StandardNormal
 
 # float32 sums of at most some ten terms of order 1 to 10.
 TOLERANCE = {"rtol": 1e-5, "atol": 2e-5}
@@ -27,28 +25,6 @@ def head_in_numpy(posterior, features):
     return features.double().numpy() @ weight.T + bias
 
 
-def test_priors_and_posteriors_are_those_of_the_settings():
-    assert set(PRIORS) == set(get_args(Model.model_fields["prior"].annotation))
-    assert set(POSTERIORS) == set(get_args(Model.model_fields["posterior"].annotation))
-
-
-def test_the_standard_prior_is_a_standard_normal():
-    prior, z = StandardNormal(3)(), torch.randn(5, 3)
-    assert (prior.batch_shape, prior.event_shape) == ((), (3,))
-    expected = stats.norm.logpdf(z.double().numpy()).sum(axis=-1)
-    np.testing.assert_allclose(prior.log_prob(z), expected, **TOLERANCE)
-
-
-def test_the_standard_prior_has_nothing_to_learn_or_to_store():
-    prior = StandardNormal(3)
-    assert list(prior.parameters()) == []
-    assert prior.state_dict() == {}
-
-
-def test_the_standard_prior_follows_its_module_to_another_type():
-    assert StandardNormal(3).double()().sample().dtype == torch.float64
-
-
 def test_the_diagonal_posterior_has_mean_and_logarithm_of_scale_from_one_layer():
     posterior, features, z = DiagonalNormal(4, 3), torch.randn(5, 4), torch.randn(5, 3)
     mean, log_scale = np.split(head_in_numpy(posterior, features), 2, axis=-1)
@@ -57,6 +33,17 @@ def test_the_diagonal_posterior_has_mean_and_logarithm_of_scale_from_one_layer()
     np.testing.assert_allclose(q.stddev.detach(), np.exp(log_scale), **TOLERANCE)
     expected = stats.norm.logpdf(z.double().numpy(), mean, np.exp(log_scale)).sum(axis=-1)
     np.testing.assert_allclose(q.log_prob(z).detach(), expected, **TOLERANCE)
+
+
+def test_a_clipped_log_variance_stays_in_tomczak_and_wellings_range():
+    clipped, free = DiagonalNormal(4, 3, clipped=True), DiagonalNormal(4, 3)
+    free.load_state_dict(clipped.state_dict())
+    features = 20 * torch.randn(50, 4)
+    log_variance = 2 * free(features).stddev.log()
+    assert log_variance.min() < -6
+    assert log_variance.max() > 2
+    torch.testing.assert_close(2 * clipped(features).stddev.log(), log_variance.clamp(-6, 2))
+    assert torch.equal(clipped(features).mean, free(features).mean)
 
 
 def test_the_full_posterior_has_mean_and_cholesky_factor_from_one_layer():
@@ -148,38 +135,19 @@ def test_posterior_and_prior_have_the_closed_form_of_kingma_and_welling():
     np.testing.assert_allclose(kl.detach(), expected, **TOLERANCE)
 
 
-def test_a_normal_vector_is_an_independent_normal():
-    mean, log_scale, z = torch.randn(5, 3), torch.randn(5, 3), torch.randn(2, 5, 3)
-    ours, expected = NormalVector(mean, log_scale), dist.Normal(mean, log_scale.exp()).to_event(1)
-    assert ours.expand((5,)) is ours
-    torch.testing.assert_close(ours.log_prob(z), expected.log_prob(z))
-    for batch_shape in ((5,), (2, 5)):
-        wide, other = ours.expand(batch_shape), expected.expand(batch_shape)
-        assert (wide.batch_shape, wide.event_shape) == (batch_shape, (3,))
-        torch.testing.assert_close(wide.log_prob(z), other.log_prob(z))
-        assert torch.equal(kl_divergence(wide, ours.expand(batch_shape)), torch.zeros(batch_shape))
-        torch.manual_seed(1)
-        drawn = wide.rsample()
-        torch.manual_seed(1)
-        assert torch.equal(drawn, other.rsample())
+def test_the_center_of_a_normal_is_its_mean():
+    for posterior in (DiagonalNormal(FEATURES, 2), FullCovariance(FEATURES, 2)):
+        q = posterior(torch.randn(5, FEATURES))
+        assert torch.equal(center(q), q.mean)
 
 
-@pytest.mark.parametrize("batch_shape", [(), (5,), (2, 5)])
-def test_a_standard_normal_vector_is_a_normal_vector(batch_shape):
-    ours, expected = StandardNormal(3)().expand(batch_shape), NormalVector(*torch.zeros(2, 3)).expand(batch_shape)
-    assert (ours.batch_shape, ours.event_shape) == (batch_shape, (3,))
-    z = torch.randn(2, 5, 3)
-    torch.testing.assert_close(ours.log_prob(z), expected.log_prob(z))
-
-
-@pytest.mark.parametrize("batch_shape", [(5,), (2, 5)])
-def test_the_divergence_from_a_standard_normal_is_torchs_with_its_gradients(batch_shape):
-    parts = [torch.randn(5, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    weights, found = torch.randn(batch_shape, dtype=torch.float64), []
-    prior = StandardNormal(3).double()()
-    for normal in (NormalVector(*parts), dist.Normal(parts[0], parts[1].exp()).to_event(1)):
-        kl = kl_divergence(normal.expand(batch_shape), prior.expand(batch_shape))
-        found.append([kl, *torch.autograd.grad((weights * kl).sum(), parts)])
-    for ours, theirs in zip(*found, strict=True):
-        # Sums of three terms in float64.
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("name", with_context)
+def test_the_center_of_a_flow_is_where_it_sends_its_bases_mean(name):
+    posterior = perturb(FlowPosterior(FEATURES, 4, FLOWS[name][0](4, 3)).double(), 0.3)
+    features = contexts(name, 5)
+    q = posterior(features)
+    assert center(q).shape == (5, 4)
+    expected = sent(posterior.flow, posterior.base(features.float().double()).mean, features)
+    # The base's parameters are float32 whatever the weights are.
+    torch.testing.assert_close(center(q), expected, check_dtype=False, rtol=1e-5, atol=1e-5)
+    assert (center(q) - posterior.base(features).mean).abs().max() > 0.1

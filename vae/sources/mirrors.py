@@ -25,10 +25,10 @@ import tenacity
 import urllib3
 from tqdm import tqdm
 
-from vae.data.sources import DIGITS_FILE, published, write_digits
 from vae.errors import WorkError, printable, redact
 from vae.files import replacing
 from vae.settings import DatasetName
+from vae.sources.datasets import DIGITS_FILE, published, write_digits
 
 ATTEMPTS = 3  # per file and mirror
 TIMEOUT = (5.0, 30.0)  # seconds: to connect, between two chunks of the response
@@ -43,8 +43,8 @@ _log = logging.getLogger(__name__)
 def fetch(name: DatasetName, mirrors: Sequence[str], folder: str | Path) -> list[str]:
     """Fetch the raw files of a data set into `folder`, and return their names.
 
-    A file that is already there with the right checksum is kept. Mirrors are URLs or folders, tried in
-    this order: the environment variable MNIST_MIRROR, `mirrors`, the data set's own. `digits` needs none.
+    A file that is already there with the right checksum is kept. Mirrors are URLs or folders; those that the data set
+    names itself come last. `digits` needs none.
 
     Raises:
         WorkError: no mirror has a file; the message gives each mirror's reason.
@@ -54,8 +54,7 @@ def fetch(name: DatasetName, mirrors: Sequence[str], folder: str | Path) -> list
         write_digits(folder / DIGITS_FILE)
         return [DIGITS_FILE]
     known = published(name)
-    candidates = [os.environ.get("MNIST_MIRROR", ""), *mirrors, *known.mirrors]
-    places = [place for place in candidates if place]
+    places = [*mirrors, *known.mirrors]
     failures: dict[str, str] = {}
     # Labels first: they are small, and show whether a mirror holds this data set.
     for file, md5 in sorted(known.resources, key=lambda resource: "labels" not in resource[0]):
@@ -87,7 +86,7 @@ def _fetch_file(path: Path, md5: str, mirrors: Sequence[str], failures: dict[str
         except _MirrorError as error:
             failures[key] = f"  {_shown(mirror, path.name, error)}"
     reasons = "\n".join(failures.values())
-    raise WorkError(f"{path.name}: no mirror gives it\n{reasons}")
+    raise WorkError(f"{path.name}: not available from any mirror\n{reasons}")
 
 
 def _shown(mirror: str, name: str, error: BaseException) -> str:

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from vae.errors import DamagedFile
+from vae.artifacts import FEWEST
+from vae.errors import DamagedFile, UnfitFile
 from vae.files import read_arrays, readable, write_arrays
 from vae.settings import DatasetName
 
 DIGITS_FILE = "digits.npz"
+CLASSES = 10  # of each data set
 
 _TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+_IMAGES, _LABELS = "{}-images-idx3-ubyte.gz", "{}-labels-idx1-ubyte.gz"
 _DIGITS_SHAPES = {"images": (np.uint8, (1797, 8, 8)), "labels": (np.uint8, (1797,))}
 _DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"  # of images and labels
 _DIGITS_SPLITS = {"train": slice(0, 1437), "test": slice(1437, 1797)}
@@ -27,11 +30,16 @@ def read(name: DatasetName, folder: str | Path) -> dict[str, tuple[np.ndarray, n
         For each key, images of shape (n, channels, height, width), uint8 from 0 to 255, and labels (n,), uint8.
 
     Raises:
-        FileError: a file is missing or damaged.
+        FileError: a file is missing or damaged, has too few images, images of another size, or labels above 9.
     """
     if name == "digits":
         return _read_digits(Path(folder) / DIGITS_FILE)
-    return {"train": _read_split(Path(folder), "train"), "test": _read_split(Path(folder), "t10k")}
+    sets = {"train": _read_split(Path(folder), "train"), "test": _read_split(Path(folder), "t10k")}
+    (height, width), (test_height, test_width) = (images.shape[2:] for images, _ in sets.values())
+    if (height, width) != (test_height, test_width):
+        path = Path(folder) / _IMAGES.format("t10k")
+        raise UnfitFile(path, f"{test_height} x {test_width} pixels, but training images have {height} x {width}")
+    return sets
 
 
 def class_names(name: DatasetName) -> list[str]:
@@ -68,11 +76,16 @@ def _read_digits(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _read_split(folder: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
-    images = _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
-    path = folder / f"{prefix}-labels-idx1-ubyte.gz"
+    path = folder / _IMAGES.format(prefix)
+    images = _read_idx(path, dimensions=3)
+    if len(images) < FEWEST or not images.size:
+        raise UnfitFile(path, f"images of shape {images.shape}, expected at least {FEWEST} with pixels")
+    path = folder / _LABELS.format(prefix)
     labels = _read_idx(path, dimensions=1)
     if len(labels) != len(images):
         raise DamagedFile(path, f"{len(labels)} labels for {len(images)} images")
+    if labels.max() >= CLASSES:
+        raise UnfitFile(path, f"labels up to {labels.max()}, expected from 0 to {CLASSES - 1}")
     return images[:, None], labels
 
 

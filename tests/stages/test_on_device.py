@@ -1,0 +1,137 @@
+"""The stages that compute, on a CPU and on a GPU, and with device tensors that hold no values."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages import classify, evaluate, sample, train
+from tests.conftest import as_split
+from tests.fake_cuda import MadeUp
+from tests.stages import test_stages
+from tests.stages.test_stages import change, contents, execute
+from vae.data.splits import write_split
+from vae.evaluation import latent_space
+from vae.evaluation.classifier import Classifier
+from vae.model import make_model
+from vae.settings import load_settings
+
+project = test_stages.project
+
+N = 60
+METADATA = {"dataset": "digits", "binarization": "dynamic", "classes": list("0123456789")}
+MODEL = {"latent_dim": 4, "encoder_widths": [8], "decoder_widths": [8], "flow_widths": [8], "prior_layers": 2}
+COMPUTING = ("classify", "train", "evaluate", "sample")
+
+
+@pytest.fixture
+def prepared(project, digits):
+    """Prepared digits, and settings that take seconds."""
+    for start, name in enumerate(("train", "validation", "test")):
+        split = as_split(digits[start * N : (start + 1) * N], torch.arange(N) % 10)
+        write_split(project / f"data/prepared/{name}.safetensors", split, METADATA)
+    change(
+        model=MODEL,
+        train={"epochs": 2, "batch_size": 16, "snapshot_epochs": [1], "objective": "iwae", "particles": 2},
+        classify={"epochs": 1},
+        evaluate={"importance_samples": 3, "training_images": N},
+        sample={"images": N},
+    )
+    return project
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_stage_writes_the_same_bytes_each_time(prepared, monkeypatch, device, precision):
+    change(train={"device": device.type, "precision": precision})
+    for name in COMPUTING:
+        written = []
+        for _ in range(2):
+            assert execute(monkeypatch, name) == 0
+            written.append(contents())
+        assert written[0] == written[1], name
+    for name in COMPUTING:
+        values = json.loads(Path(f"metrics/{name}.json").read_text()).values()
+        assert np.isfinite(list(values)).all()
+
+
+# --- CUDA tensors that compute nothing: what only goes forward
+
+
+@pytest.fixture
+def on_fake_cuda(prepared, fake_cuda, monkeypatch):
+    """Give a function: run a stage on a CUDA device whose tensors hold no values; gives the arrays that it wrote."""
+
+    def run(stage):
+        settings, written = load_settings("params.yaml"), {}
+        model = make_model(settings.model, (1, 8, 8), 10).eval().requires_grad_(False)
+        classifier = Classifier((1, 8, 8), 10).eval().requires_grad_(False)
+        found = latent_space.Classified(0.5, 0.5, 0.5, 0.5, np.zeros(N, dtype=np.int64))
+        with fake_cuda as device:
+            name = stage.__module__
+
+            def read(path, where="cpu"):
+                split = as_split(torch.zeros(N, 1, 8, 8, dtype=torch.uint8), torch.zeros(N, dtype=torch.int64))
+                return split.to(where), METADATA
+
+            monkeypatch.setattr(f"{name}.set_up", lambda _: device)
+            monkeypatch.setattr(f"{name}.read_split", read)
+            monkeypatch.setattr(f"{name}.load", lambda _, where: model.to(torch.device(where)))
+            monkeypatch.setattr("vae.evaluation.classifier.load", lambda _, where: classifier.to(torch.device(where)))
+            # On the CPU alone, and their shapes or course depend on values.
+            monkeypatch.setattr(latent_space, "classify", lambda *_: found)
+            monkeypatch.setattr("vae.evaluation.evaluate.errors_by_class", lambda *_: [{"class": ""}])
+            monkeypatch.setattr("vae.evaluation.samples.frechet_distance", lambda *_: 0.0)
+            monkeypatch.setattr(f"{name}.write_arrays", lambda _, arrays: written.update(arrays))
+            stage(settings)
+        return written
+
+    return run
+
+
+@pytest.mark.parametrize("prior", ["realnvp", "vampprior"])
+def test_evaluation_mixes_no_devices(lean, on_fake_cuda, prior):
+    change(model={"prior": prior, "prior_components": 5})
+    assert on_fake_cuda(evaluate.evaluate)["mean"].shape == (N, 4)
+
+
+def test_sampling_mixes_no_devices(lean, on_fake_cuda):
+    assert on_fake_cuda(sample.sample)["samples"].shape == (N, 1, 8, 8)
+
+
+# --- `meta`, which has backward passes too
+
+
+@pytest.fixture
+def on_meta(prepared, monkeypatch):
+    """Give a function: run a stage on the `meta` device, without its file of weights; gives the weights' devices."""
+
+    def run(stage):
+        devices = set()
+
+        def save(module, *_):
+            devices.update(parameter.device.type for parameter in module.parameters())
+
+        name = stage.__module__
+        monkeypatch.setattr(f"{name}.set_up", lambda _: torch.device("meta"))
+        monkeypatch.setattr(f"{name}.save", save)
+        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it has none, and no fused Adam
+        monkeypatch.setattr(torch, "_fused_adam_", lambda *_, **__: None)
+        adam = torch.optim.Adam
+        monkeypatch.setattr(torch.optim, "Adam", lambda parameters, fused: adam(parameters, foreach=False))
+        with MadeUp():
+            stage(load_settings("params.yaml"))
+        return devices
+
+    return run
+
+
+def test_training_mixes_no_devices(lean, on_meta):
+    assert on_meta(train.train_stage) == {"meta"}
+
+
+def test_training_the_classifier_mixes_no_devices(lean, on_meta):
+    assert on_meta(classify.classify) == {"meta"}
