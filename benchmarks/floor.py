@@ -1,9 +1,13 @@
 """The arithmetic floor: the least time that the linear layers' multiplications take on a device."""
 
+import math
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vae.device import matrix_precision
 
@@ -27,11 +31,32 @@ def training_flops(model: nn.Module) -> int:
     return 3 * forward_flops(model) - forward_flops(first)
 
 
-def matrix_rate(device: torch.device, precision: str) -> float:
-    """The most FLOP/s that the device reaches now in one of several matrix products, square ones and a layer's."""
+class Product(NamedTuple):
+    """A product of matrices (rows, inputs) and (inputs, outputs), and the FLOP/s that one of them reached at best."""
+
+    shape: tuple[int, int, int]
+    precision: str
+    rate: float
+
+    @property
+    def repetitions(self) -> int:
+        """How many take about 0.2 s."""
+        return max(round(_LEAST_SECONDS * self.rate / _flops(self.shape)), 1)
+
+    @property
+    def flops(self) -> float:
+        """The FLOPs of all repetitions."""
+        return self.repetitions * _flops(self.shape)
+
+    def on(self, device: torch.device) -> Callable[[], None]:
+        """What computes all repetitions on a device."""
+        return partial(_multiply, *_matrices(self.shape, device, self.precision), self.precision, self.repetitions)
+
+
+def fastest_product(device: torch.device, precision: str) -> Product:
+    """The fastest of several matrix products on the device, square ones and a layer's."""
     shapes = [(size, size, size) for size in _SQUARES[device.type]] + [_LAYER]
-    with matrix_precision(precision):
-        return max(_rate(shape, device, precision) for shape in shapes)
+    return max((Product(shape, precision, _rate(shape, device, precision)) for shape in shapes), key=lambda p: p.rate)
 
 
 def wait(device: torch.device) -> None:
@@ -41,21 +66,32 @@ def wait(device: torch.device) -> None:
 
 
 def _rate(shape: tuple[int, int, int], device: torch.device, precision: str) -> float:
-    rows, inputs, outputs = shape
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    left, right = (
-        torch.rand(rows, inputs, device=device).to(dtype),
-        torch.rand(inputs, outputs, device=device).to(dtype),
-    )
-    left @ right  # the first one loads the kernel
+    multiply = partial(_multiply, *_matrices(shape, device, precision), precision, 1)
+    multiply()  # the first one loads the kernel
     seconds: list[float] = []
     while sum(seconds) < _LEAST_SECONDS or len(seconds) < _LEAST_REPETITIONS:
         wait(device)
         start = time.perf_counter()
-        left @ right
+        multiply()
         wait(device)
         seconds.append(time.perf_counter() - start)
-    return 2 * rows * inputs * outputs / min(seconds)
+    return _flops(shape) / min(seconds)
+
+
+def _matrices(shape: tuple[int, int, int], device: torch.device, precision: str) -> tuple[Tensor, Tensor]:
+    rows, inputs, outputs = shape
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return torch.rand(rows, inputs, device=device).to(dtype), torch.rand(inputs, outputs, device=device).to(dtype)
+
+
+def _multiply(left: Tensor, right: Tensor, precision: str, times: int) -> None:
+    with matrix_precision(precision):
+        for _ in range(times):
+            left @ right
+
+
+def _flops(shape: tuple[int, int, int]) -> float:
+    return 2.0 * math.prod(shape)
 
 
 def _linear_layers(network: nn.Module) -> list[nn.Linear]:

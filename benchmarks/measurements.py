@@ -1,7 +1,8 @@
 """What is measured, each as a list of rows: the contenders, how the cost grows, the evaluation.
 
 Contenders take turns, one epoch per round, so that a machine that slows down does so for all of them; a time is the
-median over the rounds and a ratio the median of the rounds' ratios. The images are made up: 19 % ink as in MNIST.
+median over the rounds and a ratio the median of the rounds' ratios. The matrix products that set the floor take a turn
+in each round too. The images are made up: 19 % ink as in MNIST.
 Speed does not depend on what they show.
 """
 
@@ -32,7 +33,7 @@ from benchmarks.contenders import (
     trainer_eager,
     trainer_graph,
 )
-from benchmarks.floor import forward_flops, training_flops, wait
+from benchmarks.floor import Product, forward_flops, training_flops, wait
 from vae.data.images import Split
 from vae.device import matrix_precision, set_up
 from vae.errors import WorkError
@@ -41,8 +42,9 @@ from vae.model import VAE, make_model
 from vae.settings import Model, Train, load_settings
 
 Row = dict[str, Any]
-Rates = dict[str, float]  # FLOP/s of each precision
+Products = dict[str, Product]  # the fastest of each precision
 
+FLOOR = "(e) arithmetic floor"
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 28, 28)
 TEXTBOOK = {
@@ -107,7 +109,7 @@ NETWORKS = {
 }
 
 
-def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory: bool) -> Iterator[Row]:
+def compare(device: torch.device, images: int, rounds: int, products: Products, memory: bool) -> Iterator[Row]:
     """Each network's contenders and its floor, times scaled to an epoch of `images`.
 
     With `memory` a row has `peak_mb`, the memory that building the contender and its first epoch took beside the data
@@ -121,16 +123,22 @@ def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory
         for key, build in contenders(device).items():
             with noted(failed, key):
                 ready[key] = warmed_up(build, network.model, data, settings)
-        seconds = alternate({key: epoch for key, (epoch, _) in ready.items()}, rounds, device, name, failed)
-        floor = training_flops(VAE(network.model, SHAPE)) * len(data) / rates["float32"]
+        runs = {key: epoch for key, (epoch, _) in ready.items()}
+        with noted(failed, FLOOR):
+            runs[FLOOR] = products["float32"].on(device)
+        seconds = alternate(runs, rounds, device, name, failed)
+        flops = training_flops(VAE(network.model, SHAPE)) * len(data)
+        floor = _floor(flops, products["float32"], seconds.get(FLOOR, []))
+        seconds |= {FLOOR: floor} if floor else {}
         peaks = _peaks(name, len(data), {key: peak for key, (_, peak) in ready.items()}, device) if memory else {}
-        for key, times in (seconds | {"(e) arithmetic floor": [floor] * rounds}).items():
+        for key, times in seconds.items():
             twin = BARE_CAPTURED if key in (CAPTURED, BARE_CAPTURED) else BARE
             yield {
                 "network": name,
                 "batch_size": network.batch_size,
                 "contender": key,
-                **_epoch_values(times, len(data), floor, scaled_to=images),
+                **_epoch_values(times, len(data), scaled_to=images),
+                **_floor_values(floor, times, images / len(data)),
                 **({"speed_up_over_pyro": _ratio(seconds[PYRO], times)} if PYRO in seconds else {}),
                 **({"time_over_bare": _ratio(times, seconds[twin])} if twin in seconds else {}),
                 "peak_mb": peaks.get(key),
@@ -139,7 +147,7 @@ def compare(device: torch.device, images: int, rounds: int, rates: Rates, memory
             yield {"network": name, "batch_size": network.batch_size, "contender": key, "failed": reason}
 
 
-def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
+def growth(device: torch.device, images: int, rounds: int, products: Products) -> Iterator[Row]:
     """The trainer's cost (captured on CUDA) as one thing at a time grows, the rest as in the first network.
 
     A row's epoch has its own number of images; a quarter of `images` on a CPU, unless that is what grows.
@@ -152,12 +160,23 @@ def growth(device: torch.device, images: int, rounds: int, rates: Rates) -> Iter
         # On CUDA a captured step keeps the precision.
         with noted(failed, key), matrix_precision(case["precision"]):
             ready[key], _ = warmed_up(build, case["model"], data, settings)
-    for key, times in alternate(ready, rounds, device, "growth", failed).items():
-        model, precision, n = (cases[key][name] for name in ("model", "precision", "images"))
-        floor = training_flops(VAE(model, SHAPE)) * n / rates[precision]
-        yield cases[key] | {"model": model.model_dump()} | _epoch_values(times, n, floor, scaled_to=n)
-    for key, reason in failed.items():
-        yield cases[key] | {"model": cases[key]["model"].model_dump(), "failed": reason}
+    floors = {precision: f"{FLOOR}, {precision}" for precision in products}
+    for precision, key in floors.items():
+        with noted(failed, key):
+            ready[key] = products[precision].on(device)
+    seconds = alternate(ready, rounds, device, "growth", failed)
+    for key, case in cases.items():
+        if key in failed:
+            yield case | {"model": case["model"].model_dump(), "failed": failed[key]}
+            continue
+        model, precision, n = (case[name] for name in ("model", "precision", "images"))
+        flops = training_flops(VAE(model, SHAPE)) * n
+        floor = _floor(flops, products[precision], seconds.get(floors[precision], []))
+        values = _epoch_values(seconds[key], n, scaled_to=n) | _floor_values(floor, seconds[key])
+        yield case | {"model": model.model_dump()} | values
+    for precision, key in floors.items():
+        if key in failed:
+            yield {"axis": FLOOR, "value": precision, "failed": failed[key]}
 
 
 def family(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
@@ -172,15 +191,14 @@ def family(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
             ready[name], _ = warmed_up(build, base.model_copy(update=model), data, changed)
     seconds = alternate(ready, rounds, device, "family", failed)
     for name, times in seconds.items():
-        values = _epoch_values(times, len(data), 0.0, scaled_to=images)
-        timed = {key: value for key, value in values.items() if "floor" not in key}
+        values = _epoch_values(times, len(data), scaled_to=images)
         ratio = {"time_over_textbook": _ratio(times, seconds["textbook"])} if "textbook" in seconds else {}
-        yield {"part": name, **timed, **ratio}
+        yield {"part": name, **values, **ratio}
     for name, reason in failed.items():
         yield {"part": name, "failed": reason}
 
 
-def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> Iterator[Row]:
+def evaluation(device: torch.device, images: int, rounds: int, products: Products) -> Iterator[Row]:
     """The importance-sampled log-likelihood, against the decoder's multiplications for every draw."""
     data = made_up_images(max(images // (6 if device.type == "cuda" else 600), 1), device)
     split = Split(data, torch.zeros(len(data), dtype=torch.int64, device=device))
@@ -191,16 +209,19 @@ def evaluation(device: torch.device, images: int, rounds: int, rates: Rates) -> 
         with noted(failed, name):
             run()
             runs[name] = run
-    for name, times in alternate(runs, rounds, device, "evaluation", failed).items():
-        draws, median = len(data) * IMPORTANCE_SAMPLES, statistics.median(times)
-        floor = forward_flops(models[name].decoder) * draws / rates["float32"]
+    with noted(failed, FLOOR):
+        runs[FLOOR] = products["float32"].on(device)
+    seconds = alternate(runs, rounds, device, "evaluation", failed)
+    for name in [name for name in models if name not in failed]:
+        draws, times = len(data) * IMPORTANCE_SAMPLES, seconds[name]
+        flops = forward_flops(models[name].decoder) * draws
+        floor = _floor(flops, products["float32"], seconds.get(FLOOR, []))
         yield {
             "network": name,
             "images": len(data),
             "samples": IMPORTANCE_SAMPLES,
-            "draws_per_second": draws / median,
-            "floor_ms": 1000 * floor,
-            "share_of_floor": floor / median,
+            "draws_per_second": draws / statistics.median(times),
+            **_floor_values(floor, times),
             "seconds": times,
         }
     for name, reason in failed.items():
@@ -285,6 +306,8 @@ def peak_resident(name: str, contender: str, images: int) -> float | None:
     """The resident memory that a contender's first epoch adds to this process on the CPU, in MB; None without Linux."""
     device, network = set_up("cpu"), NETWORKS[name]
     data, settings = made_up_images(images, device), training(network.batch_size, rounds=0)
+    if contender == PYRO:
+        data = data.float().div_(255)  # a data set like any other, so made before the measurement
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
         before = _resident("VmHWM")
@@ -328,14 +351,24 @@ def _growth_cases(device: torch.device, images: int) -> Iterator[Row]:
         yield same | {"axis": "precision", "value": precision, "precision": precision}
 
 
-def _epoch_values(seconds: list[float], images: int, floor: float, scaled_to: int) -> Row:
+def _floor(flops: float, product: Product, seconds: list[float]) -> list[float]:
+    """The seconds that the FLOPs would take in each round, at the product's rate in that round."""
+    return [flops * own / product.flops for own in seconds]
+
+
+def _floor_values(floor: list[float], seconds: list[float], scale: float = 1) -> Row:
+    """The floor's share, or nothing if its measurement failed."""
+    if not floor:
+        return {}
+    return {"floor_ms": 1000 * statistics.median(floor) * scale, "share_of_floor": _ratio(floor, seconds)}
+
+
+def _epoch_values(seconds: list[float], images: int, scaled_to: int) -> Row:
     median = statistics.median(seconds)
     return {
         "images": images,
         "ms_per_epoch": 1000 * median * scaled_to / images,
         "images_per_second": images / median,
-        "floor_ms": 1000 * floor * scaled_to / images,
-        "share_of_floor": floor / median,
         "seconds": seconds,
     }
 

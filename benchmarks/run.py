@@ -19,7 +19,7 @@ import pyro
 import torch
 
 from benchmarks import measurements, report
-from benchmarks.floor import matrix_rate
+from benchmarks.floor import fastest_product
 from tools.tables import table
 from vae.device import set_up
 from vae.errors import InputError
@@ -52,16 +52,17 @@ def run(options: argparse.Namespace, command: str) -> bool:
     device = set_up(options.device)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     about = {"machine": report.machine(device), "versions": report.versions(device)}
-    rates = {precision: matrix_rate(device, precision) for precision in measurements.PRECISIONS[device.type]}
+    products = {precision: fastest_product(device, precision) for precision in measurements.PRECISIONS[device.type]}
+    rates = {precision: product.rate for precision, product in products.items()}
     machine = ", ".join(f"{key} {value}" for key, value in (about["machine"] | about["versions"]).items() if value)
     measured = ", ".join(f"{precision} {rate / 1e9:,.0f}" for precision, rate in rates.items())
-    print(f"{date}: {machine}\nmatrix rate in GFLOP/s: {measured}")
+    print(f"{date}: {machine}\nmatrix rate in GFLOP/s at the start: {measured}")
 
     settings = {"device": device.type, "images": options.images, "rounds": options.rounds, "deterministic": True}
     output = options.output or RESULTS / report.file_name(device, date)
     results = {"date": date, "command": command, "settings": settings, **about, "matrix_flops_per_second": rates}
     for name, columns in TABLES.items():
-        rows = in_own_process(measure, name, device.type, options.images, options.rounds, rates, options.memory)
+        rows = in_own_process(measure, name, device.type, options.images, options.rounds, products, options.memory)
         results[name] = rows
         failed = [row for row in rows if "failed" in row]
         shown = columns | ({"failed": "{failed}"} if failed else {})
@@ -71,14 +72,14 @@ def run(options: argparse.Namespace, command: str) -> bool:
     return not any("failed" in row for name in TABLES for row in results[name])
 
 
-def measure(name: str, device: str, images: int, rounds: int, rates: measurements.Rates, memory: bool) -> Rows:
+def measure(name: str, device: str, images: int, rounds: int, products: measurements.Products, memory: bool) -> Rows:
     """The rows of one table."""
     arguments = (set_up(device), images, rounds)
     sections = {
-        "networks": partial(measurements.compare, *arguments, rates, memory),
-        "growth": partial(measurements.growth, *arguments, rates),
+        "networks": partial(measurements.compare, *arguments, products, memory),
+        "growth": partial(measurements.growth, *arguments, products),
         "family": partial(measurements.family, *arguments),
-        "evaluation": partial(measurements.evaluation, *arguments, rates),
+        "evaluation": partial(measurements.evaluation, *arguments, products),
     }
     return list(sections[name]())
 

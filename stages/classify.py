@@ -14,9 +14,10 @@ def classify(settings: Settings) -> None:
     splits, prepared = read_splits("data/prepared", "train", "test")
     training, test = splits["train"].to(device), splits["test"].to(device)
     classifier = train(training, len(prepared["classes"]), prepared["binarization"] == "dynamic", settings.classify)
-    score = accuracy(judge(classifier, test.images), test.labels)
+    share, error = accuracy(judge(classifier, test.images), test.labels)
     save(classifier, "data/classifier.safetensors", prepared)
-    write_json("metrics/classify.json", {"classifier_accuracy": round(score, 4)})
+    measured = {"classifier_accuracy": share, "classifier_accuracy_stderr": error}
+    write_json("metrics/classify.json", {name: round(value, 4) for name, value in measured.items()})
 
 
 if __name__ == "__main__":

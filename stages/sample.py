@@ -9,13 +9,15 @@ from vae.data.splits import read_splits
 from vae.device import set_up
 from vae.evaluation import classifier as judging
 from vae.evaluation.samples import confidence, distance_ratio, generate, metrics, nearest
+from vae.evaluation.uncertainty import flat
 from vae.files import write_arrays, write_json
 from vae.model import load_trained
 from vae.seeds import derive
 from vae.settings import Settings
 
 SHOWN = 100  # samples that are kept, with their nearest training images
-COMPARED = 2_000  # images of each kind compared with every training image: enough for a median
+SETS = 3  # independent sets of samples, whose spread is part of the standard errors
+COMPARED = 2_000  # images of each kind compared with every training image: enough for a mean to half a percent
 
 
 def sample(settings: Settings) -> None:
@@ -33,16 +35,17 @@ def sample(settings: Settings) -> None:
         known = binarize(known, "dynamic", generator("sample.training"))  # as training does for each mini-batch
     n = min(settings.sample.images, len(known), len(test))
     chosen = generator("sample.choice")
-    sets = [images[torch.randperm(len(images), generator=chosen)[:n]] for images in (test, known)]
+    chosen_test, chosen_known = (images[torch.randperm(len(images), generator=chosen)[:n]] for images in (test, known))
+    real, trained_on = (judging.judge(classifier, images.to(device)) for images in (chosen_test, chosen_known))
     drawn = generate(model, n, settings.sample.seed)
-    real, trained_on = (images.to(device) for images in sets)
-    judged = [judging.judge(classifier, images) for images in (drawn, real, trained_on)]
-    scores = metrics(*judged, settings.sample.neighbors)
+    others = (generate(model, n, settings.sample.seed, number) for number in range(1, SETS))
+    judged = [judging.judge(classifier, images) for images in (drawn, *others)]
+    scores = metrics(judged, real, trained_on, settings.sample.neighbors, settings.sample.seed)
 
     known = known.to(device)
     distances, indices = nearest(drawn[:COMPARED], known)
-    usual, _ = nearest(real[:COMPARED], known)
-    scores |= distance_ratio(distances, usual)
+    usual, _ = nearest(chosen_test[:COMPARED].to(device), known)
+    scores |= flat(distance_ratio(distances, usual))
     probabilities = judged[0].probabilities[:SHOWN]
     kept = {
         "samples": drawn[:SHOWN],

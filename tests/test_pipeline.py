@@ -100,10 +100,14 @@ def test_metrics_are_finite_named_as_documented_and_disjoint(finished: Path) -> 
     assert set(train) == {"train_elbo", "validation_elbo", "best_epoch"}
     assert {"test_elbo", "test_elbo_stderr", "test_nll", "test_nll_stderr"} <= set(evaluate)
     assert {"reconstruction_nll", "reconstruction_mse", "kl", "active_units"} <= set(evaluate)
-    assert set(classify) == {"classifier_accuracy"}
+    assert set(classify) == {"classifier_accuracy", "classifier_accuracy_stderr"}
     assert {"frechet_distance", "precision", "recall", "class_balance"} <= set(sample)
     keys = [key for metrics in (classify, train, evaluate, sample) for key in metrics]
     assert len(keys) == len(set(keys))
+    values = [key for key in (*classify, *evaluate, *sample) if not key.endswith("_stderr")]
+    # A count over all images, and references.
+    exact = {"active_units", "frechet_distance_real", "precision_real", "recall_real"}
+    assert {key for key in values if f"{key}_stderr" not in keys} == exact
     assert evaluate["test_elbo"] == pytest.approx(-evaluate["reconstruction_nll"] - evaluate["kl"], abs=2e-4)
 
 

@@ -29,14 +29,15 @@ SMALL = {
 PURPOSES = {
     *("prepare.test", "prepare.validation", "classify", "train.validation", "train.validation_bound"),
     *("evaluate.training", "evaluate.likelihood", "evaluate.training_elbo", "evaluate.kl_per_dimension"),
-    *("evaluate.prior_mmd", "evaluate.clusters", "sample.training", "sample.choice", "sample.latents", "sample.pixels"),
+    *("evaluate.prior_mmd", "evaluate.clusters", "sample.training", "sample.choice", "sample.bootstrap"),
+    *(f"sample.{what}.{number}" for what in ("latents", "pixels") for number in range(3)),
     *("embed", "plot.samples", "plot.samples_by_class", "plot.uncertainty"),
 }  # and prepare.training under static binarization
 
 
 def test_a_seed_depends_on_the_settings_seed_and_the_purpose_alone():
     assert derive(0, "prepare.test") == derive(0, "prepare.test")
-    assert len({derive(seed, purpose) for seed in range(100) for purpose in ("prepare.test", "sample.pixels")}) == 200
+    assert len({derive(seed, purpose) for seed in range(100) for purpose in ("prepare.test", "sample.pixels.0")}) == 200
     # Pinned, as another Python or numpy must draw the same pixels: SeedSequence([0, crc32(b"prepare.test")]).
     assert derive(0, "prepare.test") == 841048804
 
@@ -51,7 +52,7 @@ def test_the_thresholds_of_two_purposes_are_uncorrelated():
     purposes = ("prepare.test", "prepare.training", "prepare.validation", "sample.training", "evaluate.training")
     gray = torch.full((50, 1, 28, 28), 128, dtype=torch.uint8)
     drawn = [binarize(gray, "dynamic", torch.Generator().manual_seed(derive(0, purpose))) for purpose in purposes]
-    noise = torch.Generator().manual_seed(derive(0, "sample.pixels"))
+    noise = torch.Generator().manual_seed(derive(0, "sample.pixels.0"))
     drawn.append(torch.bernoulli(gray / 255, generator=noise))
     correlations = np.corrcoef([images.flatten().double().numpy() for images in drawn])
     # Five standard errors of a correlation of independent pixels; one seed for two of them gives 1.

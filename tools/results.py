@@ -1,20 +1,25 @@
 """Compare the runs of experiments with published numbers: `python -m tools.results` writes docs/results.md.
 
 All figures come from the records that `python -m tools.run NAME --folder FOLDER --record` leaves in
-experiments/results/; none are entered by hand.
+experiments/results/, one per training seed; none are entered by hand. All of them must come from the same code.
 """
 
 import json
-import math
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from tools import run
 from tools.run import EXPERIMENTS, names, read_experiment
 from tools.tables import table
 from vae.errors import InputError
-from vae.files import replacing
+from vae.evaluation.uncertainty import over_draws, over_images
+from vae.files import read_arrays, replacing
 
-RECORDS = EXPERIMENTS / "results"
 PAGE = Path("docs/results.md")
 
 BURDA, TOMCZAK, XU = "Burda et al. 2015", "Tomczak & Welling 2018", "Xu et al. 2019, not yet their protocol"
@@ -41,9 +46,10 @@ COLUMNS = {
     "departures": "{departures}",
     "test NLL": "{nll}",
     "test ELBO": "{elbo}",
+    "seeds": "{seeds}",
     "epochs": "{epochs}",
     "importance samples": "{samples}",
-    "time": "{time}",
+    "time per seed": "{time}",
     "machine, date": "{where}",
 }
 # Pairs that differ in one part, the part known to be better first: (better, worse).
@@ -60,28 +66,34 @@ ORDER_COLUMNS = {
     "better": "{better}",
     "worse": "{worse}",
     "epochs each": "{epochs}",
+    "seeds": "{seeds}",
     "NLL lower by": "{gain:.2f}",
-    "standard error": "{error:.2f}",
+    "standard error": "{error:.3f}",
     "in standard errors": "{ratio:.1f}",
+    "order": "{order}",
 }
 INTRODUCTION = """\
 # Results
 
-Test NLL and ELBO are in nats per image on the stored draw of MNIST's test set, ± their standard error over images;
-lower NLL is better. This page is written by `python -m tools.results` from the records in `experiments/results/`, each
-of which holds its command, machine, versions and date.
+Test NLL and ELBO are in nats per image on the stored draw of MNIST's test set; lower NLL is better. A figure is the
+mean over training seeds, ± a standard error from images and seeds (of one seed, from images alone). This page is
+written by `python -m tools.results` from the records in `experiments/results/`, each of which holds its command, code,
+machine, versions and date. All records of a page come from the same code: {code}.
+
+`experiments/results/earlier/` keeps eight records of earlier code, one seed each and some without a section of today's
+settings. They cannot be compared with today's runs and are not on this page.
 
 ## Runs
 
 If a row says "10 of 3280" epochs, the run was cut short with `-S train.epochs=10`: compare it with other rows of that
-budget, not with the published number. The short runs shared two cores with other work, on one or two threads each, so
-their times cannot be compared.
+budget, not with the published number. Runs that shared a machine with other work took longer than they need.
 """
 NOT_RUN_INTRODUCTION = """\
 ## Not run
 
-These experiments have no record, so it is unknown how close they come to the published numbers. At full length
-most of them need a GPU. (`make demo` runs `demo`, but keeps no record.)
+These experiments have no record of this code, so it is unknown how close they come to the published numbers. At full
+length most of them need a GPU; `python -m tools.orders` runs the short ones. (`make demo` runs `demo`, but keeps no
+record.)
 """
 DEPARTURES_INTRODUCTION = """\
 ## Departures from the papers' protocols
@@ -92,11 +104,20 @@ is what their released code does, or for Xu et al. 2019 what is known of it at s
 ORDER_INTRODUCTION = """\
 ## Expected order at equal, short budgets
 
-The two runs of each pair differ in one part only: they share networks, epochs, batch size, learning rate, seed and test
-pixels. The last pair is out of order: with 40 latents the IAF learns more slowly at first and has not caught up within
-this budget. With 8 latents it has. The standard error is that of a difference of two independent means; for the same
-test images the true one is smaller.
+The two runs of each pair differ in one part only: they share networks, epochs, batch size, learning rate, seeds and
+test pixels. The literature expects the first of them to be better. The difference of their NLLs is taken image by image
+and averaged over seeds; its standard error joins that over images and that over seeds. An order is established where
+at least three seeds agree in sign and the mean is beyond two standard errors, "reversed" where that holds the other way
+round, and otherwise not established. At full length the order may differ.
 """
+
+
+class Runs(NamedTuple):
+    """An experiment's recorded runs, by training seed: records, and each test image's NLL, float64 (seeds, images)."""
+
+    seeds: list[int]
+    records: list[dict[str, Any]]
+    nll: Tensor
 
 
 def row(name: str) -> dict[str, str]:
@@ -109,20 +130,32 @@ def row(name: str) -> dict[str, str]:
         "published": f"{number:.2f} ({source})" if number else "-",
         "departures": ", ".join(str(known.index(text) + 1) for text in departures(name)) or "-",
     }
-    record = read_record(name)
-    if record is None:
-        return cells | dict.fromkeys(("nll", "elbo", "time", "where"), "-") | {"epochs": f"{epochs}", "samples": "-"}
-    metrics, ran = record["metrics"], record["settings"]["train"]["epochs"]
-    relaxed = "relaxed_" if "relaxed_test_nll" in metrics else ""
+    runs = read_runs(name)
+    if runs is None:
+        missing = dict.fromkeys(("nll", "elbo", "seeds", "samples", "time", "where"), "-")
+        return cells | missing | {"epochs": f"{epochs}"}
+    settings, metrics = runs.records[0]["settings"], [record["metrics"] for record in runs.records]
+    relaxed = "relaxed_" if "relaxed_test_nll" in metrics[0] else ""
     note = " (no likelihood)" if relaxed else ""
+    nll = over_draws(runs.nll.mean(dim=1).tolist(), over_images(runs.nll.mean(dim=0)).error)
+    # Seeds share their images, so that their errors over images are about equal and do not average out.
+    image_error = sum(values[f"{relaxed}test_elbo_stderr"] for values in metrics) / len(metrics)
+    elbo = over_draws([values[f"{relaxed}test_elbo"] for values in metrics], image_error)
+    ran, minutes = settings["train"]["epochs"], [record["seconds"] / 60 for record in runs.records]
+    where = dict.fromkeys(f"{_machine(record)}, {record['date']}" for record in runs.records)
     return cells | {
-        "nll": f"{metrics[f'{relaxed}test_nll']:.2f} ± {metrics[f'{relaxed}test_nll_stderr']:.2f}{note}",
-        "elbo": f"{metrics[f'{relaxed}test_elbo']:.2f} ± {metrics[f'{relaxed}test_elbo_stderr']:.2f}{note}",
+        "nll": f"{nll.value:.2f} ± {nll.error:.2f}{note}",
+        "elbo": f"{elbo.value:.2f} ± {elbo.error:.2f}{note}",
+        "seeds": f"{len(runs.seeds)}",
         "epochs": f"{ran}" if epochs in (ran, "as in params.yaml") else f"{ran} of {epochs}",
-        "samples": f"{record['settings']['evaluate']['importance_samples']}",
-        "time": f"{record['seconds'] / 60:.1f} min",
-        "where": f"{record['machine']['gpu'] or record['machine']['processor']}, {record['date']}",
+        "samples": f"{settings['evaluate']['importance_samples']}",
+        "time": f"{sum(minutes) / len(minutes):.1f} min",
+        "where": "; ".join(where),
     }
+
+
+def _machine(record: dict[str, Any]) -> str:
+    return record["machine"]["gpu"] or record["machine"]["processor"]
 
 
 def departures(name: str) -> list[str]:
@@ -136,40 +169,112 @@ def all_departures() -> list[str]:
     return list(dict.fromkeys(text for name in names() for text in departures(name)))
 
 
-def read_record(name: str) -> dict[str, Any] | None:
-    """The record of an experiment's run, or None if there is none."""
-    path = RECORDS / f"{name.replace('/', '-')}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def read_runs(name: str) -> Runs | None:
+    """The recorded runs of an experiment, or None if there are none.
+
+    Raises:
+        InputError: a record lacks its NLLs or the identity of its code, or the runs differ in more than the seed.
+    """
+    paths = {_seed(path): path for path in run.record_path(name, "*").parent.glob(run.record_path(name, "*").name)}
+    if not paths:
+        return None
+    seeds = sorted(paths)
+    records = [json.loads(paths[seed].read_text()) for seed in seeds]
+    for seed, record in zip(seeds, records, strict=True):
+        if not record.get("code"):
+            raise InputError(f"{paths[seed]}: no identity of its code; run it again with --record")
+        others = record["settings"]["train"] | {"seed": None}
+        first = records[0]["settings"]["train"] | {"seed": None}
+        if record["settings"] | {"train": others} != records[0]["settings"] | {"train": first}:
+            raise InputError(f"{paths[seed]}: other settings than seed {seeds[0]} has; run it again with equal ones")
+        if record["test_images"] != records[0]["test_images"]:
+            raise InputError(f"{paths[seed]}: other test images than seed {seeds[0]} has; run it again")
+    nll = [torch.from_numpy(read_arrays(paths[seed].with_suffix(".npz"))["nll"]).double() for seed in seeds]
+    return Runs(seeds, records, torch.stack(nll))
+
+
+def _seed(path: Path) -> int:
+    return int(path.stem.rpartition("-seed")[2])
+
+
+def same_code(found: Iterable[Runs]) -> str:
+    """The code that all runs come from, in words.
+
+    Raises:
+        InputError: they come from different code; the message names what differs.
+    """
+    codes = [record["code"] for runs in found for record in runs.records]
+    paths = {path for code in codes for path in code if code != codes[0]}
+    differing = sorted(path for path in paths if len({code.get(path) for code in codes}) > 1)
+    if differing:
+        raise InputError(
+            f"{run.RESULTS}: records of different code, which cannot be compared ({', '.join(differing)}); "
+            "run all of them again with --record"
+        )
+    return ", ".join(f"`{path}` {identity}" for path, identity in (codes[0] if codes else {}).items()) or "none yet"
 
 
 def order_row(better: str, worse: str) -> dict[str, Any]:
-    """The difference between the test NLLs of two runs, with its standard error."""
-    records = read_record(better), read_record(worse)
-    if None in records:
+    """The mean difference between the test NLLs of two experiments' runs, paired over images and seeds.
+
+    Raises:
+        InputError: their runs differ in test images, seeds or epochs.
+    """
+    first, second = read_runs(better), read_runs(worse)
+    if first is None or second is None:
         return {"better": better, "worse": worse, "epochs": "not run"}
-    epochs = {record["settings"]["train"]["epochs"] for record in records}
-    if len(epochs) > 1:
-        raise InputError(f"{better}, {worse}: their runs differ in train.epochs; run them again with equal ones")
-    (low, high), errors = ([record["metrics"][key] for record in records] for key in ("test_nll", "test_nll_stderr"))
-    gain, error = high - low, math.hypot(*errors)
-    values = {"epochs": f"{epochs.pop()}", "gain": gain, "error": error, "ratio": gain / error}
-    return {"better": better, "worse": worse} | values
+    for what, values in {
+        "their test images": [runs.records[0]["test_images"] for runs in (first, second)],
+        "train.seed": [runs.seeds for runs in (first, second)],
+        "train.epochs": [runs.records[0]["settings"]["train"]["epochs"] for runs in (first, second)],
+    }.items():
+        if values[0] != values[1]:
+            raise InputError(f"{better}, {worse}: their runs differ in {what}; run them again with equal ones")
+    differences = second.nll - first.nll
+    gains = differences.mean(dim=1).tolist()
+    gain, error = over_draws(gains, over_images(differences.mean(dim=0)).error)
+    return {
+        "better": better,
+        "worse": worse,
+        "epochs": f"{first.records[0]['settings']['train']['epochs']}",
+        "seeds": f"{len(gains)}",
+        "gain": gain,
+        "error": error,
+        "ratio": gain / error,
+        "order": order(gains, error),
+    }
+
+
+def order(gains: Sequence[float], error: float) -> str:
+    """What the gains of several seeds, with the standard error of their mean, say of an expected order."""
+    mean = sum(gains) / len(gains)
+    if len(gains) < 3 or abs(mean) <= 2 * error or min(gains) <= 0 <= max(gains):
+        return "not established"
+    return "established" if mean > 0 else "reversed"
 
 
 def main() -> None:
     """Write the page."""
-    rows = {True: [], False: []}
-    for name in names():
-        rows[read_record(name) is not None].append(row(name))
-    tables = [(INTRODUCTION, table(COLUMNS, rows[True]))]
+    found = {name: read_runs(name) for name in names()}
+    known = {run.record_path(name, seed) for name, runs in found.items() if runs for seed in runs.seeds}
+    if strange := sorted(set(run.RESULTS.glob("*.json")) - known):
+        raise InputError(f"{strange[0]}: not the record of an experiment's training seed; remove it or run it again")
+    code = same_code(runs for runs in found.values() if runs)
+    recorded = [row(name) for name, runs in found.items() if runs]
+    tables = [(INTRODUCTION.format(code=code), table(COLUMNS, recorded) if recorded else "No run is recorded yet.")]
     tables += [(ORDER_INTRODUCTION, table(ORDER_COLUMNS, [order_row(*pair) for pair in ORDERS]))]
-    tables += [(NOT_RUN_INTRODUCTION, table(NOT_RUN_COLUMNS, rows[False]))]
-    listed = "\n".join(f"{number}. {text}" for number, text in enumerate(all_departures(), start=1))
-    tables += [(DEPARTURES_INTRODUCTION, listed)]
+    tables += [(NOT_RUN_INTRODUCTION, table(NOT_RUN_COLUMNS, [row(name) for name, runs in found.items() if not runs]))]
+    if all_departures():
+        listed = "\n".join(f"{number}. {text}" for number, text in enumerate(all_departures(), start=1))
+        tables += [(DEPARTURES_INTRODUCTION, listed)]
     page = "\n".join(f"{introduction}\n{lines}\n" for introduction, lines in tables)
     with replacing(PAGE) as file:
         file.write(page.encode())
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -3,11 +3,13 @@
 experiments/NAME.yaml holds what differs from params.yaml. The run goes through `dvc exp run`, so that it appears in
 `dvc exp show`; further options are passed on, such as `--queue` or `-S train.epochs=20`. With `--folder` the
 run happens in a copy of the project, which leaves this one as it is, and without DVC where none is installed. Such a
-folder is new, empty, or one that an earlier run made: nothing else is ever removed.
+folder is new, empty, or one that an earlier run made: nothing else is ever removed. With `--record` it ends with the
+evaluation and is kept in experiments/results/ by the name of the experiment and the training seed.
 """
 
 import argparse
 import datetime
+import hashlib
 import importlib.util
 import json
 import os
@@ -26,7 +28,8 @@ import yaml
 from benchmarks import report
 from tools.show import metrics_table
 from vae.errors import InputError
-from vae.files import write_json
+from vae.files import read_arrays, write_arrays, write_json
+from vae.identity import code_identity
 from vae.settings import parse_settings, parse_yaml, read_yaml
 
 EXPERIMENTS = Path("experiments")
@@ -34,6 +37,10 @@ PROJECT = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "stages", "vae
 
 MARKER = ".pyro-vae-run"  # in every folder that a run made, and the only license to empty it
 INSIDE = (".demo", ".runs")  # folders of this project, ignored by Git, in which runs may be made
+
+RESULTS = EXPERIMENTS / "results"
+RECORDED = ("download", "prepare", "train", "evaluate")  # the stages of a run that is recorded
+CODE = ("vae/data", "vae/model", "vae/training", "vae/evaluation", *(f"stages/{stage}.py" for stage in RECORDED))
 
 Changes = dict[str, dict[str, Any]]
 
@@ -83,8 +90,8 @@ def run_here(name: str, changes: Changes, options: Sequence[str]) -> None:
     _call("-m", "dvc", "exp", "run", "--name", name.replace("/", "-"), *arguments, *options, folder=Path())
 
 
-def run_in(folder: Path, changes: Changes) -> None:
-    """Run in a copy of the project at `folder`, which is made anew.
+def run_in(folder: Path, changes: Changes, recorded: bool = False) -> None:
+    """Run in a copy of the project at `folder`, which is made anew; a recorded run ends with the evaluation.
 
     Raises:
         InputError: the folder holds anything that an earlier run did not make; nothing was removed.
@@ -97,12 +104,12 @@ def run_in(folder: Path, changes: Changes) -> None:
     settings = changed(read_yaml("params.yaml"), changes)
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     if importlib.util.find_spec("dvc") is None:
-        for stage in read_yaml("dvc.yaml")["stages"]:
+        for stage in RECORDED if recorded else read_yaml("dvc.yaml")["stages"]:
             _call("-m", f"stages.{stage}", folder=folder)
     else:
         _call("-m", "dvc", "init", "--quiet", "--no-scm", "--force", folder=folder)
         shutil.copyfile(".dvc/config", folder / ".dvc/config.local")
-        _call("-m", "dvc", "repro", folder=folder)
+        _call("-m", "dvc", "repro", *RECORDED[-1:] * recorded, folder=folder)
     print(metrics_table(folder))
 
 
@@ -134,8 +141,18 @@ def empty_folder(folder: Path) -> None:
             path.unlink()
 
 
+def record_path(name: str, seed: int | str) -> Path:
+    """Where the record of an experiment's run with a training seed is kept, or a pattern of such paths."""
+    return RESULTS / f"{name.replace('/', '-')}-seed{seed}.json"
+
+
+def code(folder: Path) -> dict[str, str]:
+    """The identity of the code in a folder that a recorded run depends on, by path."""
+    return {path: code_identity(folder / path) for path in CODE}
+
+
 def record(name: str, folder: Path, seconds: float) -> None:
-    """Keep the metrics of a run in `folder`, and its machine, for the results page."""
+    """Keep a run's metrics, test images, code and machine for the results page, and beside it each image's NLL."""
     settings = read_yaml(folder / "params.yaml")
     device = torch.device("cuda" if torch.cuda.is_available() and settings["train"]["device"] != "cpu" else "cpu")
     metrics = [json.loads((folder / f"metrics/{stage}.json").read_text()) for stage in ("train", "evaluate")]
@@ -145,10 +162,15 @@ def record(name: str, folder: Path, seconds: float) -> None:
         "seconds": round(seconds, 1),
         "machine": report.machine(device),
         "versions": report.versions(device),
+        "code": code(folder),
+        "test_images": hashlib.sha256((folder / "data/prepared/test.safetensors").read_bytes()).hexdigest(),
         "metrics": metrics[0] | metrics[1],
         "settings": settings,
     }
-    write_json(EXPERIMENTS / "results" / f"{name.replace('/', '-')}.json", kept)
+    path = record_path(name, settings["train"]["seed"])
+    # The record last: where there is one, it is whole.
+    write_arrays(path.with_suffix(".npz"), {"nll": read_arrays(folder / "data/latents.npz")["nll"]})
+    write_json(path, kept)
 
 
 def _flat(changes: Changes) -> Iterator[tuple[str, str, Any]]:
@@ -175,7 +197,9 @@ def main() -> None:
     parser.add_argument("name", help="a file in experiments/, without .yaml")
     parser.add_argument("--folder", help="run in a copy of the project here instead of in this workspace")
     parser.add_argument("-S", "--set-param", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--record", action="store_true", help="keep the folder's metrics for docs/results.md")
+    parser.add_argument(
+        "--record", action="store_true", help="end with the evaluation, and keep it for docs/results.md"
+    )
     arguments, options = parser.parse_known_args()
     try:
         changes = read_experiment(arguments.name, arguments.assignments)
@@ -187,7 +211,7 @@ def main() -> None:
             raise InputError("--record: allowed only with --folder")
         if arguments.folder:
             start = time.monotonic()
-            run_in(Path(arguments.folder), changes)
+            run_in(Path(arguments.folder), changes, arguments.record)
             if arguments.record:
                 record(arguments.name, Path(arguments.folder), time.monotonic() - start)
         else:

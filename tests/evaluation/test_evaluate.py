@@ -8,6 +8,7 @@ from tests.conftest import as_split
 from vae.evaluation import latent_space as latent
 from vae.evaluation import likelihood, reconstruction
 from vae.evaluation.evaluate import Findings, arrays, confusion, errors_by_class, examine, metrics, ranked_kl
+from vae.evaluation.uncertainty import Estimate
 from vae.seeds import derive
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -23,8 +24,8 @@ def made_up(error_rate):
         errors=reconstruction.Errors(mse, 1 - mse, error_rate),
         means=torch.zeros(4, 3),
         kl_per_dimension=torch.tensor([0.5, 2.0, 0.00004]),
-        prior_mmd=0.01,
-        classified=latent.Classified(0.9, 0.8, 0.5, 0.6, np.array([0, 2, 1, 0])),
+        prior_mmd=Estimate(0.01, 0.002),
+        classified=latent.Classified(*(Estimate(share, 0.1) for share in (0.9, 0.8, 0.5, 0.6)), np.array([0, 2, 1, 0])),
     )
 
 
@@ -90,7 +91,9 @@ def test_metrics_are_those_of_likelihood_reconstruction_and_latent_space(binary)
     expected = {"test_nll": 95, "elbo_gap": 5, "nll_gain_last_half": 1, "importance_ess": 3, "reconstruction_mse": 0.25}
     expected |= {"bits_per_dim": 95 / 64 / math.log(2), "prior_mmd": 0.01, "probe_accuracy": 0.9, "active_units": 0}
     assert {name: values[name] for name in expected} == pytest.approx(expected)
-    assert len(values) == 10 + 3 + 6
+    # All but the number of active units have an error.
+    assert len(values) == 2 * (8 + 3 + 5) + 1
+    assert (values["test_nll_stderr"], values["kl_stderr"]) == pytest.approx((np.std([8, 9, 10, 11], ddof=1) * 5, 0))
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -8,23 +8,15 @@ from scipy.special import expit, logsumexp
 
 from tests.conftest import as_split
 from vae.evaluation import likelihood
-from vae.evaluation.likelihood import Scores, mean_and_error, metrics, score
+from vae.evaluation.likelihood import Scores, metrics, score
 from vae.model.bounds import weight_and_elbo_terms
 from vae.model.distributions.likelihoods import BernoulliImage, mark_relaxed
 
 pytestmark = pytest.mark.usefixtures("lean")
 
-METRICS = {
-    "test_elbo",
-    "test_elbo_stderr",
-    "test_nll",
-    "test_nll_stderr",
-    "importance_ess",
-    "nll_gain_last_half",
-    "bits_per_dim",
-    "elbo_gap",
-    "reconstruction_nll",
-    "kl",
+MEANS = {
+    *("test_elbo", "test_nll", "importance_ess", "nll_gain_last_half", "bits_per_dim", "elbo_gap"),
+    *("reconstruction_nll", "kl"),
 }
 
 
@@ -351,7 +343,8 @@ def test_the_seed_fixes_the_scores(make_model, digits):
 def test_metrics_are_exactly_the_documented_ones(make_model, digits, samples):
     scores = score(make_model(), as_split(digits[:5]), samples, seed=0)
     values = metrics(scores, 64, torch.tensor([-1.0]))
-    assert set(values) == METRICS - ({"nll_gain_last_half"} if samples == 1 else set())
+    means = MEANS - ({"nll_gain_last_half"} if samples == 1 else set())
+    assert set(values) == means | {f"{name}_stderr" for name in means}
     assert all(math.isfinite(value) for value in values.values())
 
 
@@ -369,11 +362,18 @@ def test_metrics_are_means_over_images_with_standard_errors(scores):
         "test_nll": -mean(scores.log_likelihood),
         "test_nll_stderr": error(scores.log_likelihood),
         "importance_ess": mean(scores.effective_samples),
+        "importance_ess_stderr": error(scores.effective_samples),
         "nll_gain_last_half": mean(scores.log_likelihood) - mean(scores.half_log_likelihood),
+        "nll_gain_last_half_stderr": error(scores.log_likelihood - scores.half_log_likelihood),
         "bits_per_dim": -mean(scores.log_likelihood) / 64 / math.log(2),
+        "bits_per_dim_stderr": error(scores.log_likelihood) / 64 / math.log(2),
         "elbo_gap": -40 - mean(elbo),
+        # -30 and -50 have a standard deviation of 10 sqrt(2).
+        "elbo_gap_stderr": math.hypot(10, error(elbo)),
         "reconstruction_nll": mean(scores.reconstruction_nll),
+        "reconstruction_nll_stderr": error(scores.reconstruction_nll),
         "kl": mean(scores.kl),
+        "kl_stderr": error(scores.kl),
     }
     training_elbo = torch.tensor([-30.0, -50.0], dtype=torch.float64)
     assert metrics(scores, 64, training_elbo) == pytest.approx(expected, rel=1e-12)
@@ -391,14 +391,5 @@ def test_what_is_measured_in_nats_or_bits_is_marked_where_there_is_no_likelihood
     values = metrics(scores, 64, torch.zeros(1)) | {"reconstruction_mse": 0.1, "prior_mmd": 0.2}
     relaxed = {name for name in mark_relaxed(values, "relaxed_bernoulli") if name.startswith("relaxed_")}
     plain = {"kl", "importance_ess"}
-    assert relaxed == {f"relaxed_{name}" for name in METRICS - plain}
+    assert relaxed == {f"relaxed_{name}{end}" for name in MEANS - plain for end in ("", "_stderr")}
     assert mark_relaxed(values, "bernoulli") == values
-
-
-def test_mean_and_error_by_hand():
-    # Deviations -3, -1, 1, 3: variance 20 / 3, over 4 values.
-    assert mean_and_error(torch.tensor([1.0, 3.0, 5.0, 7.0])) == pytest.approx((4, math.sqrt(20 / 3 / 4)))
-
-
-def test_a_single_value_has_no_error():
-    assert mean_and_error(torch.tensor([2.5])) == (2.5, 0)

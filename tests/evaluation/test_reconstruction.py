@@ -102,18 +102,20 @@ def test_a_model_that_always_paints_the_image_makes_no_errors(make_model, digits
         # Logits of 30 or -30: probabilities within 1e-13 of the pixels.
         model.decoder.bias.copy_(image.float() / 255 * 60 - 30)
     errors = measure(model, as_split(image.expand(5, -1, -1, -1)), binary=True)
-    assert metrics(errors) == pytest.approx(
-        {"reconstruction_mse": 0, "reconstruction_ssim": 1, "reconstruction_error_rate": 0}, abs=1e-12
-    )
+    expected = {"reconstruction_mse": 0, "reconstruction_ssim": 1, "reconstruction_error_rate": 0}
+    assert metrics(errors) == pytest.approx(expected | {f"{name}_stderr": 0 for name in expected}, abs=1e-12)
 
 
 def test_gray_pixels_have_no_error_rate(make_model, digits):
     errors = measure(make_model(), as_split(digits[:5]), binary=False)
     assert errors.error_rate is None
-    assert set(metrics(errors)) == {"reconstruction_mse", "reconstruction_ssim"}
+    names = {"reconstruction_mse", "reconstruction_ssim"}
+    assert set(metrics(errors)) == names | {f"{name}_stderr" for name in names}
 
 
-def test_metrics_are_means_over_images():
+def test_metrics_are_means_over_images_with_standard_errors():
     errors = Errors(torch.tensor([0.1, 0.3]), torch.tensor([0.5, 1.0]), torch.tensor([0.0, 0.25]))
     expected = {"reconstruction_mse": 0.2, "reconstruction_ssim": 0.75, "reconstruction_error_rate": 0.125}
+    # Of two values: half their difference.
+    expected |= {f"{name}_stderr": size for name, size in zip(expected, (0.1, 0.25, 0.125), strict=True)}
     assert metrics(errors) == pytest.approx(expected)

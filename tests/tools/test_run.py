@@ -1,15 +1,20 @@
 """Runs in folders: what is removed, what is refused, and how settings are read on the way."""
 
+import hashlib
+import json
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from tests.conftest import posix_only
 from tools import run
 from vae.errors import InputError
+from vae.files import read_arrays, write_arrays, write_json
+from vae.identity import code_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,3 +119,55 @@ def test_an_experiment_of_another_form_is_refused_by_its_name(project, text):
     Path("experiments/demo.yaml").write_text(text)
     with pytest.raises(InputError, match=r"experiments/demo\.yaml: "):
         run.read_experiment("demo")
+
+
+@pytest.fixture
+def ran(project):
+    """The folder of a run that is over: its settings, metrics, test images and NLLs."""
+    run.run_in(folder := Path(".runs/new"), {"train": {"seed": 5}}, recorded=True)
+    for name in ("train", "evaluate"):
+        write_json(folder / f"metrics/{name}.json", {f"{name}_value": 1.5})
+    (folder / "data/prepared").mkdir(parents=True)
+    (folder / "data/prepared/test.safetensors").write_bytes(b"pixels")
+    write_arrays(folder / "data/latents.npz", {"nll": np.arange(3, dtype=np.float32), "mean": np.zeros(3)})
+    return folder
+
+
+def test_a_record_holds_metrics_nlls_test_images_and_code(ran):
+    run.record("short/vae-k1", ran, 7.04)
+    path = Path("experiments/results/short-vae-k1-seed5.json")
+    kept = json.loads(path.read_text())
+    assert (kept["metrics"], kept["seconds"]) == ({"train_value": 1.5, "evaluate_value": 1.5}, 7.0)
+    assert kept["settings"]["train"]["seed"] == 5
+    assert kept["test_images"] == hashlib.sha256(b"pixels").hexdigest()
+    assert kept["code"] == {name: code_identity(ROOT / name) for name in run.CODE}
+    arrays = read_arrays(path.with_suffix(".npz"))
+    assert list(arrays) == ["nll"]
+    np.testing.assert_array_equal(arrays["nll"], [0, 1, 2])
+
+
+def test_a_records_code_is_that_which_ran(ran):
+    run.record("short/vae-k1", ran, 1)
+    before = json.loads(run.record_path("short/vae-k1", 5).read_text())["code"]
+    with (ran / "vae/model/bounds.py").open("a") as file:
+        file.write("x = 1\n")
+    run.record("short/vae-k1", ran, 1)
+    after = json.loads(run.record_path("short/vae-k1", 5).read_text())["code"]
+    assert {name for name in before if before[name] != after[name]} == {"vae/model"}
+
+
+def test_the_code_of_a_record_is_what_its_stages_depend_on():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    paths = [path for stage in run.RECORDED for path in stages[stage]["deps"] if path.startswith(("stages", "vae"))]
+    for path in paths:
+        assert any(path == known or path.startswith(f"{known}/") for known in run.CODE), path
+
+
+@pytest.mark.parametrize("with_dvc", [True, False])
+def test_a_recorded_run_ends_with_the_evaluation(project, monkeypatch, with_dvc):
+    calls = []
+    monkeypatch.setattr(run, "_call", lambda *arguments, folder: calls.append(arguments[1:]))
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: with_dvc or None)
+    run.run_in(Path(".runs/new"), {}, recorded=True)
+    assert calls[-1] == (("dvc", "repro", "evaluate") if with_dvc else ("stages.evaluate",))
+    assert with_dvc or calls == [(f"stages.{stage}",) for stage in run.RECORDED]

@@ -1,5 +1,6 @@
 """A small convolutional classifier, whose features serve to compare samples with real images."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,9 +116,10 @@ def judge(classifier: Classifier, images: Tensor) -> Judgement:
     return Judgement(features, classifier.head(features).softmax(dim=1))
 
 
-def accuracy(judgement: Judgement, labels: Tensor) -> float:
-    """The share of images whose most probable class is their label, int64 (n,)."""
-    return (judgement.probabilities.argmax(dim=1) == labels).double().mean().item()
+def accuracy(judgement: Judgement, labels: Tensor) -> tuple[float, float]:
+    """The share of images whose most probable class is their label, int64 (n,), and its binomial standard error."""
+    share = (judgement.probabilities.argmax(dim=1) == labels).double().mean().item()
+    return share, math.sqrt(share * (1 - share) / len(labels))
 
 
 def save(classifier: Classifier, path: str | Path, prepared: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vae.data.images import Split
 from vae.evaluation import latent_space, likelihood, reconstruction
+from vae.evaluation.uncertainty import Estimate
 from vae.model import VAE
 from vae.seeds import derive
 from vae.settings import Evaluate
@@ -24,7 +25,7 @@ class Findings(NamedTuple):
     errors: reconstruction.Errors
     means: Tensor  # float32 (n, latent_dim)
     kl_per_dimension: Tensor  # float32 (latent_dim,)
-    prior_mmd: float
+    prior_mmd: Estimate
     classified: latent_space.Classified
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from vae.data.images import Split, pixels
 from vae.device import seeded
 from vae.evaluation.slices import decoding_in_slices
+from vae.evaluation.uncertainty import Estimate, difference, flat, over_images
 from vae.model import VAE
 from vae.model.bounds import weight_and_elbo_terms
 from vae.seeds import derive
@@ -102,24 +103,19 @@ def metrics(scores: Scores, dimensions: int, training_elbo: Tensor) -> dict[str,
     `importance_ess` is the mean effective sample size in draws; `nll_gain_last_half` is the decrease of the
     negative log-likelihood from K // 2 to K draws, omitted for K = 1.
     """
-    elbo, elbo_error = mean_and_error(scores.elbo)
-    nll, nll_error = mean_and_error(-scores.log_likelihood)
-    gain = (scores.log_likelihood - scores.half_log_likelihood).mean().item()
-    return {
+    elbo, nll = over_images(scores.elbo), over_images(-scores.log_likelihood)
+    bits = dimensions * math.log(2)
+    gain = over_images(scores.log_likelihood - scores.half_log_likelihood)
+    estimates = {
         "test_elbo": elbo,
-        "test_elbo_stderr": elbo_error,
         "test_nll": nll,
-        "test_nll_stderr": nll_error,
-        "importance_ess": scores.effective_samples.mean().item(),
-        **({"nll_gain_last_half": gain} if math.isfinite(gain) else {}),
-        "bits_per_dim": nll / (dimensions * math.log(2)),
-        "elbo_gap": training_elbo.mean().item() - elbo,
-        "reconstruction_nll": scores.reconstruction_nll.mean().item(),
-        "kl": scores.kl.mean().item(),
+        "importance_ess": over_images(scores.effective_samples),
+        "nll_gain_last_half": gain,
+        "bits_per_dim": Estimate(nll.value / bits, nll.error / bits),
+        "elbo_gap": difference(over_images(training_elbo), elbo),
+        "reconstruction_nll": over_images(scores.reconstruction_nll),
+        "kl": over_images(scores.kl),
     }
-
-
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean of values (n,) and its standard error over images; 0 for a single value."""
-    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return values.mean().item(), error
+    if not math.isfinite(gain.value):
+        del estimates["nll_gain_last_half"]
+    return flat(estimates)

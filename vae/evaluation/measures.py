@@ -19,7 +19,9 @@ RELAXED = "relaxed_"  # prefix of keys in nats or bits if the loss is not a like
 
 _NATS = "nats per image"
 
-# In the order of tables. `X_stderr` and `X_real`, the value for real images, are shown with `X`.
+# In the order of tables. `X_stderr`, the standard error, and `X_real`, the value for real images, are shown with `X`.
+# Errors cover the choice of images and what is drawn or started again, but no other training of the model or of the
+# classifier that judges samples.
 _GROUPS = {
     "likelihood": {
         "test_nll": (
@@ -84,7 +86,7 @@ _GROUPS = {
             "Adjusted Rand index",
             "1 at most",
             ".3f",
-            "agreement of clusters with classes; 0: chance level",
+            "agreement of the likeliest of four clusterings with classes; 0: chance",
         ),
         "cluster_nmi": ("Mutual information", "0 to 1", ".3f", "the same agreement, normalized; 1: identical"),
     },
@@ -99,7 +101,7 @@ _GROUPS = {
             "Distance to training images",
             "ratio",
             ".3f",
-            "samples' over test images'; far below 1, the model memorizes",
+            "samples' mean over test images'; far below 1, the model memorizes",
         ),
         "classifier_accuracy": ("The classifier's accuracy", "of test images", ".2%", "how far to trust its judgment"),
     },

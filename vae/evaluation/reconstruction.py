@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vae.data.images import Split, pixels
+from vae.evaluation.uncertainty import flat, over_images
 from vae.model import VAE
 
 _BATCH = 1_000
@@ -82,9 +83,6 @@ def _windows(length: int, size: int) -> Tensor:
 
 
 def metrics(errors: Errors) -> dict[str, float]:
-    """Means over images; no error rate if pixels are gray."""
-    return {
-        f"reconstruction_{name}": values.mean().item()
-        for name, values in errors._asdict().items()
-        if values is not None
-    }
+    """Means over images with standard errors; no error rate if pixels are gray."""
+    measured = errors._asdict().items()
+    return flat({f"reconstruction_{name}": over_images(values) for name, values in measured if values is not None})

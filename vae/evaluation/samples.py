@@ -1,22 +1,24 @@
 """How close samples from a model are to real images, in a classifier's features and in pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vae.evaluation.classifier import Judgement
+from vae.evaluation.uncertainty import Estimate, flat, over_draws, over_images, ratio
 from vae.model import VAE
 from vae.seeds import derive
 
 _BATCH = 1_000  # images decoded per batch
 _CHUNK = 10_000_000  # distances held at a time, 40 MB
+_RESAMPLES, _PARTS = 50, 10
 
 
 @torch.no_grad()
-def generate(model: VAE, n: int, seed: int) -> Tensor:
-    """Draw n images, uint8 (n, channels, height, width) from 0 to 255, on the model's device.
+def generate(model: VAE, n: int, seed: int, number: int = 0) -> Tensor:
+    """Draw the set `number` of n images, uint8 (n, channels, height, width) from 0 to 255, on the model's device.
 
     Binary pixels are drawn from p(x | z), as in the data. Gray pixels are the mean of p(x | z): the noise of
     independent pixels looks like no image and would dominate the measures. A conditional model draws the same number
@@ -24,9 +26,9 @@ def generate(model: VAE, n: int, seed: int) -> Tensor:
     """
     device = next(model.parameters()).device
     # Each part has its own seed: a shared one would repeat images, successive ones would repeat those of other runs.
-    generator = torch.Generator().manual_seed(derive(seed, "sample.latents"))
+    generator = torch.Generator().manual_seed(derive(seed, f"sample.latents.{number}"))
     seeds = torch.randint(2**32, (len(range(0, n, _BATCH)),), generator=generator).tolist()
-    noise = torch.Generator(device).manual_seed(derive(seed, "sample.pixels"))
+    noise = torch.Generator(device).manual_seed(derive(seed, f"sample.pixels.{number}"))
     labels = torch.arange(n, device=device) % model.classes if model.classes else None
     parts = []
     for start, part_seed in zip(range(0, n, _BATCH), seeds, strict=True):
@@ -39,19 +41,36 @@ def generate(model: VAE, n: int, seed: int) -> Tensor:
     return torch.cat(parts)
 
 
-def metrics(samples: Judgement, test: Judgement, training: Judgement, neighbors: int) -> dict[str, float]:
-    """Compare samples with test images; keys with `_real` compare training images with them, as a reference."""
-    drawn, real, known = (estimate_manifold(judged.features, neighbors) for judged in (samples, test, training))
-    return {
-        "frechet_distance": frechet_distance(samples.features, test.features),
+def metrics(
+    sets: Sequence[Judgement], test: Judgement, training: Judgement, neighbors: int, seed: int
+) -> dict[str, float]:
+    """Compare sets of samples with test images; keys with `_real` compare training images with them, as a reference.
+
+    Values are means over the sets. Standard errors cover the draws of samples and the choice of test images; they do
+    not cover the classifier, which another seed would train otherwise.
+    """
+    real, known = (estimate_manifold(judged.features, neighbors) for judged in (test, training))
+    found = [coverage(test.features, estimate_manifold(judged.features, neighbors)).double() for judged in sets]
+    estimates = {
+        "frechet_distance": over_draws(
+            [frechet_distance(judged.features, test.features) for judged in sets],
+            frechet_error(sets[0].features, test.features, seed),
+        ),
+        "precision": over_draws(
+            [coverage(judged.features, real).double().mean().item() for judged in sets],
+            manifold_error(sets[0].features, test.features, neighbors),
+        ),
+        "recall": over_draws(
+            [inside.mean().item() for inside in found], over_images(torch.stack(found).mean(dim=0)).error
+        ),
+        "sample_confidence": over_images(torch.cat([confidence(judged.probabilities) for judged in sets])),
+        "test_confidence": over_images(confidence(test.probabilities)),
+        "class_balance": over_draws([class_balance(judged.probabilities) for judged in sets]),
+    }
+    return flat(estimates) | {
         "frechet_distance_real": frechet_distance(training.features, test.features),
-        "precision": coverage(samples.features, real),
-        "precision_real": coverage(training.features, real),
-        "recall": coverage(test.features, drawn),
-        "recall_real": coverage(test.features, known),
-        "sample_confidence": confidence(samples.probabilities).mean().item(),
-        "test_confidence": confidence(test.probabilities).mean().item(),
-        "class_balance": class_balance(samples.probabilities),
+        "precision_real": coverage(training.features, real).double().mean().item(),
+        "recall_real": coverage(test.features, known).double().mean().item(),
     }
 
 
@@ -62,18 +81,30 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     is |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), in squared units of the features (Heusel et al. 2017,
     equation 6): distances are comparable only within the same classifier's features.
     """
-    (mean_1, covariance_1), (mean_2, covariance_2) = (_moments(features) for features in (first, second))
+    return _distance(_moments(first.cpu().double()), _moments(second.cpu().double()))
+
+
+def frechet_error(samples: Tensor, images: Tensor, seed: int) -> float:
+    """The standard error of `frechet_distance` over the choice of images (m, d), by 50 bootstrap resamples."""
+    own, features = _moments(samples.cpu().double()), images.cpu().double()
+    generator = torch.Generator().manual_seed(derive(seed, "sample.bootstrap"))
+    chosen = (torch.randint(len(features), (len(features),), generator=generator) for _ in range(_RESAMPLES))
+    distances = [_distance(own, _moments(features[resample])) for resample in chosen]
+    return torch.tensor(distances, dtype=torch.float64).std().item()
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    return features.mean(dim=0), features.T.cov()
+
+
+def _distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
+    (mean_1, covariance_1), (mean_2, covariance_2) = first, second
     values, vectors = torch.linalg.eigh(covariance_1)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     # C_1 C_2 is not symmetric, but C_1^(1/2) C_2 C_1^(1/2) is, and has its eigenvalues.
     shared = torch.linalg.eigvalsh(root @ covariance_2 @ root).clamp(min=0).sqrt().sum()
     between = (mean_1 - mean_2).square().sum()
     return (between + covariance_1.trace() + covariance_2.trace() - 2 * shared).clamp(min=0).item()
-
-
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    features = features.cpu().double()
-    return features.mean(dim=0), features.T.cov()
 
 
 class Manifold(NamedTuple):
@@ -94,15 +125,26 @@ def estimate_manifold(features: Tensor, neighbors: int) -> Manifold:
     return Manifold(features, torch.cat(radii))
 
 
-def coverage(features: Tensor, manifold: Manifold) -> float:
-    """The share of features (n, d) that lie in a ball of the manifold, from 0 to 1.
+def coverage(features: Tensor, manifold: Manifold) -> Tensor:
+    """Whether each of the features (n, d) lies in a ball of the manifold, bool (n,).
 
-    For generated images and the manifold of real ones this is precision; for the reverse it is recall
+    The share of generated images in the manifold of real ones is precision; the reverse is recall
     (Kynkäänniemi et al. 2019, equations 1 and 2).
     """
     chunks = _squared_distances(features, manifold.centers)
-    inside = [(distances <= manifold.squared_radii).any(dim=1) for distances in chunks]
-    return torch.cat(inside).double().mean().item()
+    return torch.cat([(distances <= manifold.squared_radii).any(dim=1) for distances in chunks])
+
+
+def manifold_error(features: Tensor, centers: Tensor, neighbors: int) -> float:
+    """The standard error of the share of features (n, d) in a manifold over the choice of its images (m, d).
+
+    A few wide balls decide much of that share, so that it varies more with the manifold's images than with the n that
+    are asked. It is estimated from ten manifolds of a tenth of the images each, as if their spread fell with the square
+    root of their size: within a factor of 2.
+    """
+    parts = [centers[start::_PARTS] for start in range(min(_PARTS, len(centers)))]
+    shares = [coverage(features, estimate_manifold(part, neighbors)).double().mean().item() for part in parts]
+    return over_draws(shares).error
 
 
 def _squared_distances(points: Tensor, centers: Tensor) -> Iterator[Tensor]:
@@ -147,11 +189,10 @@ def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     return distances, indices
 
 
-def distance_ratio(distances: Tensor, usual: Tensor) -> dict[str, float]:
-    """The median distance of samples to their nearest training images, divided by that of test images.
+def distance_ratio(distances: Tensor, usual: Tensor) -> dict[str, Estimate]:
+    """The mean distance of samples to their nearest training images, divided by that of test images.
 
-    Both have shape (n,). A ratio far below 1 means that the model repeats training images. There is none if most test
+    Both have shape (n,). A ratio far below 1 means that the model repeats training images. There is none if all test
     images are copies of training images.
     """
-    ratio = (distances.median() / usual.median()).item()
-    return {"neighbor_distance_ratio": ratio} if usual.median() else {}
+    return {"neighbor_distance_ratio": ratio(over_images(distances), over_images(usual))} if usual.any() else {}

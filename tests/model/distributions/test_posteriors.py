@@ -89,6 +89,43 @@ def test_posteriors_are_reparameterized(make_posterior, name):
         assert (parameter.grad != 0).any()
 
 
+def lower(network):
+    """Let a network alone compute in bfloat16, whatever surrounds it."""
+    forward = network.forward
+
+    def lowered(*args, **keys):
+        with torch.autocast("cpu", torch.bfloat16):
+            answer = forward(*args, **keys)
+        return tuple(part.float() for part in answer) if isinstance(answer, tuple) else answer.float()
+
+    network.forward = lowered
+
+
+@torch.no_grad()  # with gradients, a CPU computes small products in float32 under autocast too
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_autocast_lowers_the_networks_alone_not_draws_and_densities(make_posterior, name):
+    posterior, features = make_posterior(name), torch.randn(50, 4)
+    for parameter in posterior.parameters():
+        parameter += 0.3 * torch.randn_like(parameter)
+    with torch.autocast("cpu", torch.bfloat16):
+        q = posterior(features)
+        torch.manual_seed(1)
+        z = q.rsample((20,))
+        own, foreign = q.log_prob(z), posterior(features).log_prob(z.clone())
+    exact = posterior(features)
+    for network in [module for key, module in posterior.named_modules() if key.endswith(("head", "nn"))]:
+        lower(network)
+    q = posterior(features)
+    torch.manual_seed(1)
+    assert z.dtype == own.dtype == foreign.dtype == torch.float32
+    drawn = q.rsample((20,))
+    torch.testing.assert_close(z, drawn, **TOLERANCE)
+    torch.testing.assert_close(own, q.log_prob(drawn), **TOLERANCE)
+    # A flow's inverse arrives at slightly other inputs of its networks, of which some are rounded to another bfloat16.
+    assert (foreign - posterior(features).log_prob(z.clone())).abs().median() < 2e-5
+    assert (q.log_prob(z) - exact.log_prob(z)).abs().max() > 1e-3, "the networks are lowered"
+
+
 def test_posterior_and_prior_have_the_closed_form_of_kingma_and_welling():
     posterior, features = DiagonalNormal(4, 3), torch.randn(5, 4)
     mean, log_scale = np.split(head_in_numpy(posterior, features), 2, axis=-1)

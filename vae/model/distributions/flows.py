@@ -6,9 +6,14 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 from pyro.distributions import transforms
-from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN, DenseNN
+from pyro.nn import DenseNN
 from torch import Tensor, nn
 
+from vae.model.distributions.autoregressive import (
+    ConditionalAffineAutoregressive,
+    ContextAutoRegressiveNN,
+    ContextNN,
+)
 from vae.model.distributions.coupling import AffineCoupling
 from vae.model.distributions.mixing import LinearMixing
 from vae.model.distributions.splines import SplineCoupling
@@ -89,7 +94,7 @@ def conditional_affine_coupling(dim: int, features: int, widths: Sequence[int], 
     """Affine coupling layers that also see a context of size `features`, the identity at first."""
     half = dim // 2
     nets = [
-        _silent(ConditionalDenseNN(half, features, widths, [dim - half, dim - half], nonlinearity=nn.SiLU()))
+        _silent(ContextNN(half, features, widths, [dim - half, dim - half], nonlinearity=nn.SiLU()))
         for _ in range(layers)
     ]
     return Flow([transforms.ConditionalAffineCoupling(half, net) for net in nets], mixing, dim)
@@ -97,8 +102,8 @@ def conditional_affine_coupling(dim: int, features: int, widths: Sequence[int], 
 
 def inverse_autoregressive(dim: int, features: int, widths: Sequence[int], layers: int, mixing: str) -> Flow:
     """Inverse autoregressive layers (Kingma et al. 2016, section 4) that also see a context; the identity at first."""
-    nets = [_silent(ConditionalAutoRegressiveNN(dim, features, widths, nonlinearity=nn.SiLU())) for _ in range(layers)]
-    return Flow([transforms.ConditionalAffineAutoregressive(net) for net in nets], mixing, dim)
+    nets = [_silent(ContextAutoRegressiveNN(dim, features, widths, nonlinearity=nn.SiLU())) for _ in range(layers)]
+    return Flow([ConditionalAffineAutoregressive(net) for net in nets], mixing, dim)
 
 
 def _silent(net: nn.Module) -> nn.Module:

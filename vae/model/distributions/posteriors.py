@@ -28,6 +28,15 @@ class DiagonalNormal(nn.Module):
         return NormalVector(mean, log_scale.clamp(-3, 1) if self.clipped else log_scale)
 
 
+class MultivariateNormal(dist.MultivariateNormal):
+    """Pyro's, whose draws autocast leaves in float32: its density is that of mean + L * noise, without rounding."""
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """Draw vectors, shape sample_shape + (..., dim)."""
+        with torch.autocast(self.loc.device.type, enabled=False):
+            return super().rsample(sample_shape)
+
+
 class FullCovariance(nn.Module):
     """N(mean, L L^T) with mean, lower triangular L and the log of L's diagonal linear in the features."""
 
@@ -47,7 +56,7 @@ class FullCovariance(nn.Module):
         mean, log_diagonal, below = self.head(features).float().split(sizes, dim=-1)
         lower = _Placed.apply(below, self.places, self.numbers)
         scale = lower.unflatten(-1, (self.dim, self.dim)) + log_diagonal.exp().diag_embed()
-        return dist.MultivariateNormal(mean, scale_tril=scale)
+        return MultivariateNormal(mean, scale_tril=scale)
 
 
 class _Placed(torch.autograd.Function):
