@@ -31,8 +31,9 @@ COMPUTING = ("classify", "train", "evaluate", "sample")
 def prepared(project, digits):
     """Prepared digits, and settings that take seconds."""
     for start, name in enumerate(("train", "validation", "test")):
-        images = digits[start * N : (start + 1) * N]
-        split = Split(images, torch.arange(N) % 10, images.clone())
+        gray, labels = digits[start * N : (start + 1) * N], torch.arange(N) % 10
+        binary = (gray > 127).to(torch.uint8) * 255
+        split = Split(gray, labels) if name == "train" else Split(binary, labels, gray.clone())
         write_split(project / f"data/prepared/{name}.safetensors", split, METADATA)
     change(
         model=MODEL,
@@ -81,9 +82,7 @@ def on_fake_cuda(prepared, fake_cuda, monkeypatch):
             monkeypatch.setattr(f"{name}.set_up", lambda _: device)
             monkeypatch.setattr(f"{name}.read_splits", read)
             monkeypatch.setattr(f"{name}.load_trained", lambda path, prepared, where: model.to(torch.device(where)))
-            monkeypatch.setattr(
-                "vae.evaluation.classifier.load", lambda path, prepared, where: classifier.to(torch.device(where))
-            )
+            monkeypatch.setattr("vae.evaluation.classifier.load", lambda *_: classifier.to(device))
             # On the CPU alone, and their shapes or course depend on values.
             monkeypatch.setattr(latent_space, "classify", lambda *_: found)
             monkeypatch.setattr("vae.evaluation.evaluate.errors_by_class", lambda *_: [{"class": ""}])
