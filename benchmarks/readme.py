@@ -13,14 +13,15 @@ HEADING = "## With a GPU\n"
 INTRODUCTION = """
 `train.device: auto` uses a CUDA device if there is one. The data set then stays on the card, and the whole step
 (draw, forward, backward, clipping, Adam, schedule, sums) is captured as a CUDA graph. If a step would wait for the
-host, training prints one line that says why and goes on without a graph; `train.step: eager` turns capturing off, and
-`train.precision` selects `float32`, `tf32` or `bfloat16`.
+host, training prints one line that gives the reason and continues without a graph. `train.step: compiled` also fuses
+the operations before they are captured, `eager` turns both off, and `train.precision` selects `float32`, `tf32` or
+`bfloat16`.
 """
 UNPROVEN = """
 **No GPU has run this version.** What is tested on CPUs: that a step reads no value on the host and sorts no indices,
 over the whole family of models; that training, validation, evaluation, sampling and the classifier mix no devices; that
 a stubbed capture leaves no trace. The captured step itself, its speed, bfloat16 and TF32 on a card, and `make gpu` have
-not been run on one. If you have a card, please do:
+not been run on one. If you have a card, please run
 """
 AGAIN = """
 To try another card:
@@ -31,7 +32,7 @@ make gpu
 ```
 
 runs the tests that need a GPU, the default training twice and once interrupted and resumed (the three models must have
-equal checksums), the stages that judge it, captured and compiled steps beside eager ones, the other precisions and the
+equal checksums), the stages that judge it, captured and compiled steps next to eager ones, the other precisions and the
 benchmark, within 10 minutes and without DVC or a network, and writes one page and one JSON file to
 `benchmarks/results/`. It uses the `.venv` of this folder or else `python3`, and takes `data/raw` or `data/prepared`
 along if they are there. If a part fails, the exit status is 1; without a GPU it says so and exits with 2 (`make` itself

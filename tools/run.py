@@ -40,7 +40,14 @@ INSIDE = (".demo", ".runs")  # folders of this project, ignored by Git, in which
 
 RESULTS = EXPERIMENTS / "results"
 RECORDED = ("download", "prepare", "train", "evaluate")  # the stages of a run that is recorded
-CODE = ("vae/data", "vae/model", "vae/training", "vae/evaluation", *(f"stages/{stage}.py" for stage in RECORDED))
+CODE = (
+    "vae/sources",
+    "vae/data",
+    "vae/model",
+    "vae/training",
+    "vae/evaluation",
+    *(f"stages/{stage}.py" for stage in RECORDED),
+)
 
 Changes = dict[str, dict[str, Any]]
 

@@ -10,6 +10,7 @@ from vae.evaluation import classifier as judging
 from vae.evaluation import evaluate, latent_space
 from vae.evaluation.likelihood import score
 from vae.evaluation.samples import generate, metrics, nearest
+from vae.evaluation.uncertainty import Estimate
 from vae.model import make_model
 from vae.training.initialization import initialize
 from vae.training.validation import mean_bound, mean_terms
@@ -57,7 +58,7 @@ def test_no_tensor_of_the_cpu_meets_one_of_the_device(
         assert model.decode(model.represent(images, test.labels), test.labels).device == device
 
 
-FOUND = latent_space.Classified(0.5, 0.5, 0.5, 0.5, torch.zeros(N, dtype=torch.int64).numpy())
+FOUND = latent_space.Classified(*[Estimate(0.5, 0.1)] * 4, torch.zeros(N, dtype=torch.int64).numpy())
 
 
 def test_a_tensor_of_the_cpu_would_be_seen(fake_cuda):
@@ -66,14 +67,15 @@ def test_a_tensor_of_the_cpu_would_be_seen(fake_cuda):
 
 
 def test_samples_are_judged_on_the_device(lean, fake_cuda, monkeypatch):
-    monkeypatch.setattr("vae.evaluation.samples.frechet_distance", lambda *_: 0.0)  # on the CPU, its course by values
+    for name in ("frechet_distance", "frechet_error"):  # on the CPU, their course by values
+        monkeypatch.setattr(f"vae.evaluation.samples.{name}", lambda *_: 0.0)
     classifier = judging.Classifier((1, 8, 8), CLASSES).eval().requires_grad_(False)
     with fake_cuda as device:
         images = zeros(30, device).images
         judged = judging.judge(classifier.to(device), images)
         assert judged.features.device == judged.probabilities.device == device
         assert nearest(images, images)[1].device == device
-        metrics(judged, judged, judged, neighbors=3)
+        metrics([judged] * 2, judged, judged, neighbors=3, seed=0)
 
 
 # --- A CPU and a GPU

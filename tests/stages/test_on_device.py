@@ -16,6 +16,7 @@ from vae.data.images import Split
 from vae.data.splits import write_split
 from vae.evaluation import latent_space
 from vae.evaluation.classifier import Classifier
+from vae.evaluation.uncertainty import Estimate
 from vae.model import make_model
 from vae.settings import load_settings
 
@@ -71,7 +72,7 @@ def on_fake_cuda(prepared, fake_cuda, monkeypatch):
         settings, written = load_settings("params.yaml"), {}
         model = make_model(settings.model, (1, 8, 8), 10).eval().requires_grad_(False)
         classifier = Classifier((1, 8, 8), 10).eval().requires_grad_(False)
-        found = latent_space.Classified(0.5, 0.5, 0.5, 0.5, np.zeros(N, dtype=np.int64))
+        found = latent_space.Classified(*[Estimate(0.5, 0.1)] * 4, np.zeros(N, dtype=np.int64))
         with fake_cuda as device:
             name = stage.__module__
 
@@ -86,7 +87,8 @@ def on_fake_cuda(prepared, fake_cuda, monkeypatch):
             # On the CPU alone, and their shapes or course depend on values.
             monkeypatch.setattr(latent_space, "classify", lambda *_: found)
             monkeypatch.setattr("vae.evaluation.evaluate.errors_by_class", lambda *_: [{"class": ""}])
-            monkeypatch.setattr("vae.evaluation.samples.frechet_distance", lambda *_: 0.0)
+            for function in ("frechet_distance", "frechet_error"):
+                monkeypatch.setattr(f"vae.evaluation.samples.{function}", lambda *_: 0.0)
             monkeypatch.setattr(f"{name}.write_arrays", lambda _, arrays: written.update(arrays))
             stage(settings)
         return written
