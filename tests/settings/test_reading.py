@@ -551,3 +551,9 @@ def test_a_key_that_replaces_a_merged_one_is_not_repeated(tmp_path):
     (tmp_path / "params.yaml").write_text(text)
     embed = load_settings(tmp_path / "params.yaml").embed
     assert (embed.seed, embed.images) == (3, 30)
+
+
+def test_an_error_in_yaml_shows_no_control_characters():
+    with pytest.raises(InputError, match="not valid YAML") as caught:
+        parse_yaml("train:\n  epochs:\ufeff 3\n  seed: 0\n", "params.yaml")
+    assert str(caught.value).isprintable()
