@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import posix_only
 from vae.errors import InputError
-from vae.settings import Settings, load_settings, parse_settings
+from vae.settings import Settings, load_settings, parse_settings, parse_yaml
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 VALUES = yaml.safe_load(PARAMS.read_text())
