@@ -15,12 +15,14 @@ from vae.files import write_tensors
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.fault
 def test_mutated_files_are_models_or_errors_in_bounded_memory():
     command = [sys.executable, "-m", "tests.fuzz_load", "--count", "400", "--seed", "0"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("build", "reason"),
     [

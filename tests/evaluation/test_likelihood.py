@@ -253,6 +253,7 @@ def let_memory_run_out(monkeypatch):
     return limit
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("error", SHORT.values(), ids=SHORT)
 @pytest.mark.parametrize(
     "keys", [{}, {"network": "conv", "encoder_widths": [4], "decoder_widths": [4]}, {"levels": "hvae"}], ids=str

@@ -100,6 +100,7 @@ def prepare(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", WORK)
 def test_an_odd_data_set_can_be_trained_on_and_evaluated(prepare, monkeypatch, capsys, name):
     assert prepare(WORK[name]) == 0
@@ -115,6 +116,7 @@ def test_an_odd_data_set_of_gray_pixels_can_be_trained_on_and_evaluated(prepare,
         assert execute(monkeypatch, stage) == 0, f"{stage}: {capsys.readouterr().err}"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(prepare, capsys, name):
     arrays, file = REFUSED[name]

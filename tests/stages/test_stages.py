@@ -485,6 +485,7 @@ UNFIT = [
 ]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("name", "path", "mutate", "reason"), UNFIT)
 def test_an_input_that_does_not_fit_is_told_with_the_stage_that_writes_it(copied, refusal, name, path, mutate, reason):
     mutate(path)
@@ -511,6 +512,7 @@ def test_the_stages_that_messages_name_are_those_of_dvc_yaml():
     assert {path: writer(path) for path in paths} == stages.WRITERS
 
 
+@pytest.mark.fault
 def test_training_refuses_pixels_that_the_likelihood_does_not_fit(copied, refusal):
     change(prepare={"binarization": "none"}, model={"likelihood": "relaxed_bernoulli"})
     status, message = refusal("train")
@@ -518,12 +520,14 @@ def test_training_refuses_pixels_that_the_likelihood_does_not_fit(copied, refusa
     assert message.startswith(f"{TRAIN}: prepared with other settings (model.likelihood: got 'relaxed_bernoulli'")
 
 
+@pytest.mark.fault
 def test_a_picture_is_read_to_its_end(copied, refusal):
     half_of_the_pictures_bytes(PICTURE)
     status, message = refusal("report")
     assert (status, message[: len(PICTURE) + 10]) == (2, f"{PICTURE}: damaged ")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("name", "function", "metric"),
     [

@@ -25,7 +25,7 @@ def project(tmp_path, monkeypatch):
     settings = {section: keys | SMALL.get(section, {}) for section, keys in PARAMS.items()}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     split = {"images": torch.zeros(20, 1, 8, 8, dtype=torch.uint8), "labels": torch.arange(20) % 10}
-    metadata = {"dataset": "digits", "binarization": "dynamic", "classes": [str(digit) for digit in range(10)]}
+    metadata = {"dataset": "digits", "binarization": "threshold", "classes": [str(digit) for digit in range(10)]}
     for name in ("train", "test"):
         write_tensors(tmp_path / f"data/prepared/{name}.safetensors", split, metadata)
     monkeypatch.chdir(tmp_path)

@@ -210,6 +210,7 @@ def test_patience_never_stops_a_run_without_validation(run, unvalidated):
 # --- Losses that are not finite
 
 
+@pytest.mark.fault
 def test_the_last_good_checkpoint_survives(run, data, monkeypatch, tmp_path):
     break_weights(monkeypatch, 4)
     with pytest.raises(WorkError, match="epoch 2, step 2"):

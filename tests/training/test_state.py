@@ -170,6 +170,7 @@ def test_the_state_itself_is_used(run, data, interrupted, expected, capsys):
     assert "resuming from checkpoint" in capsys.readouterr().out
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("kind", NONSENSE)
 def test_nonsense_is_set_aside_and_the_checkpoint_before_it_used(run, data, interrupted, expected, capsys, kind):
     (interrupted / "before.pt").write_bytes((interrupted / "last.pt").read_bytes())
@@ -197,6 +198,7 @@ def test_what_torch_cannot_read_is_set_aside(tmp_path, content, capsys):
 # --- Divergence
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("stop", [2, 3])
 def test_an_interruption_after_a_divergence_does_not_save_it(run, data, tmp_path, monkeypatch, stop):
     with pytest.raises(Interrupted):
