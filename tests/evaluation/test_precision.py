@@ -9,9 +9,10 @@ from vae.data.images import Split
 from vae.evaluation import likelihood, reconstruction
 
 # Relative to the likelihood, a sum over 784 pixels. A float32 has 24 bits: 6e-8 of each pixel's term and of the network
-# outputs that it depends on, whose errors mostly cancel over pixels and more so over images. docs/reliability.md states
-# these bounds.
-PER_IMAGE, MEAN = 5e-5, 1e-6
+# outputs that it depends on, whose errors mostly cancel over pixels and more so over images. The densities of gray
+# pixels are steeper: in the tails of a logistic, and where those of a continuous Bernoulli reach hundreds of nats.
+# docs/reliability.md states these bounds.
+BOUNDS = {"bernoulli": (5e-6, 1e-6), "gray": (5e-5, 5e-6)}
 MODELS = {
     "default": {},
     "full covariance": {"posterior": "full_covariance"},
@@ -60,12 +61,12 @@ def test_metrics_in_float32_are_those_in_float64_within_the_bound(
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)  # what the model casts on the way
         assert accurate.reconstruct(torch.rand(2, 1, 28, 28).double(), split.labels[:2]).dtype == torch.float64
         expected_scores, expected = measure(accurate, split)
-    scale = expected["test_nll"]
-    for name in ("log_likelihood", "reconstruction_nll", "kl"):
-        off = getattr(scores, name) - getattr(expected_scores, name)
-        assert off.abs().max() <= PER_IMAGE * abs(scale), name
-    for name in ("test_nll", "test_elbo", "reconstruction_nll", "kl"):
-        assert metrics[name] == pytest.approx(expected[name], rel=0, abs=MEAN * abs(scale)), name
-    # Pixels lie between 0 and 1.
-    for name in ("reconstruction_mse", "reconstruction_ssim"):
-        assert metrics[name] == pytest.approx(expected[name], rel=0, abs=MEAN), name
+    per_image, mean = BOUNDS["gray" if "likelihood" in keys else "bernoulli"]
+    scale = abs(expected["test_nll"])
+    for key in ("log_likelihood", "reconstruction_nll", "kl"):
+        off = getattr(scores, key) - getattr(expected_scores, key)
+        assert off.abs().max() <= per_image * scale, key
+    for key in ("test_nll", "test_elbo", "reconstruction_nll", "kl"):
+        assert metrics[key] == pytest.approx(expected[key], rel=0, abs=mean * scale), key
+    for key in ("reconstruction_mse", "reconstruction_ssim"):  # pixels lie between 0 and 1
+        assert metrics[key] == pytest.approx(expected[key], rel=0, abs=1e-6), key

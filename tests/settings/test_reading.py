@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import posix_only
 from vae.errors import InputError
-from vae.settings import Settings, load_settings, parse_settings
+from vae.settings import Settings, load_settings, parse_settings, parse_yaml
 
 PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 VALUES = yaml.safe_load(PARAMS.read_text())
@@ -551,3 +551,9 @@ def test_a_key_that_replaces_a_merged_one_is_not_repeated(tmp_path):
     (tmp_path / "params.yaml").write_text(text)
     embed = load_settings(tmp_path / "params.yaml").embed
     assert (embed.seed, embed.images) == (3, 30)
+
+
+def test_an_error_in_yaml_shows_no_control_characters():
+    with pytest.raises(InputError, match="not valid YAML") as caught:
+        parse_yaml("train:\n  epochs:\ufeff 3\n  seed: 0\n", "params.yaml")
+    assert str(caught.value).isprintable()

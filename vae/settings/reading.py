@@ -78,10 +78,16 @@ def parse_yaml(content: str | bytes, source: str) -> Any:
     except Exception as error:
         # Not only YAMLError: PyYAML lets errors of its conversions escape, such as a KeyError for `!!bool x`.
         kind = "" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: "
-        raise InputError(f"{source}: not valid YAML: {kind}{redact(' '.join(str(error).split())):.500}") from error
+        raise InputError(f"{source}: not valid YAML: {kind}{_readable(error):.500}") from error
     if repeated:
         raise InputError(_lines(source, repeated, len(repeated)))
     return values
+
+
+def _readable(error: Exception) -> str:
+    """The message of an error that quotes a file, in one line without secrets and control characters."""
+    line = redact(" ".join(str(error).split()))
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
 
 
 def _lines(source: str, complaints: Sequence[str], number: int) -> str:
