@@ -13,6 +13,7 @@ from tests.conftest import as_split
 from tests.fake_cuda import MadeUp
 from tests.stages import test_stages
 from tests.stages.test_stages import change, contents, execute
+from vae.data.images import Split
 from vae.data.splits import write_split
 from vae.evaluation import latent_space
 from vae.evaluation.classifier import Classifier
@@ -31,7 +32,9 @@ COMPUTING = ("classify", "train", "evaluate", "sample")
 def prepared(project, digits):
     """Prepared digits, and settings that take seconds."""
     for start, name in enumerate(("train", "validation", "test")):
-        split = as_split(digits[start * N : (start + 1) * N], torch.arange(N) % 10)
+        originals, labels = digits[start * N : (start + 1) * N], torch.arange(N) % 10
+        images = (originals > 127).to(torch.uint8) * 255
+        split = as_split(originals, labels) if name == "train" else Split(images, labels, originals)
         write_split(project / f"data/prepared/{name}.safetensors", split, METADATA)
     change(
         model=MODEL,
@@ -73,14 +76,14 @@ def on_fake_cuda(prepared, fake_cuda, monkeypatch):
         with fake_cuda as device:
             name = stage.__module__
 
-            def read(path, where="cpu"):
+            def read(folder, *names):
                 split = as_split(torch.zeros(N, 1, 8, 8, dtype=torch.uint8), torch.zeros(N, dtype=torch.int64))
-                return split.to(where), METADATA
+                return dict.fromkeys(names, split), METADATA
 
             monkeypatch.setattr(f"{name}.set_up", lambda _: device)
-            monkeypatch.setattr(f"{name}.read_split", read)
-            monkeypatch.setattr(f"{name}.load", lambda _, where: model.to(torch.device(where)))
-            monkeypatch.setattr("vae.evaluation.classifier.load", lambda _, where: classifier.to(torch.device(where)))
+            monkeypatch.setattr(f"{name}.read_splits", read)
+            monkeypatch.setattr(f"{name}.load_trained", lambda *where: model.to(torch.device(where[-1])))
+            monkeypatch.setattr("vae.evaluation.classifier.load", lambda *where: classifier.to(torch.device(where[-1])))
             # On the CPU alone, and their shapes or course depend on values.
             monkeypatch.setattr(latent_space, "classify", lambda *_: found)
             monkeypatch.setattr("vae.evaluation.evaluate.errors_by_class", lambda *_: [{"class": ""}])
