@@ -89,8 +89,9 @@ def black_and_white(digits):
 @FAMILY
 def test_the_family_is_measured_on_a_cpu_and_a_gpu(device, parse, digits, evaluate_settings, choice):
     images, labels = black_and_white(digits[:60]), torch.arange(60) % CLASSES
-    model = make_model(parse(choice).model, (1, 8, 8), CLASSES)
-    initialize(model, images)
+    settings = parse(choice)
+    model = make_model(settings.model, (1, 8, 8), CLASSES)
+    initialize(model, images, settings.train)
     model.requires_grad_(False)
     pairs = zip(images.split(1), labels.split(1), strict=True)
     one_by_one = torch.cat([model.represent(image / 255, label) for image, label in pairs])
