@@ -1,7 +1,8 @@
 """The implementations that are compared: the same epoch on the same network, written in different ways.
 
 Each one draws the pixels of every mini-batch anew, shuffles every epoch, uses float32 images of 0 and 1, one draw
-of z per image, and Adam. They differ in who moves the data, who computes the loss and who updates the parameters.
+of z per image, and Adam. They differ in who moves the data, who computes the loss and who updates the parameters. Those
+that are not the trainer use the layers of torch and the distributions of Pyro.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,22 +10,25 @@ from contextlib import contextmanager
 from functools import partial
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from vae.data.images import pixels
-from vae.model import VAE
+from vae.model import VAE, kernels
 from vae.settings import Train
 from vae.training.capture import capture
+from vae.training.gradients import compiler
 from vae.training.step import Step
 
 Epoch = Callable[[], float]  # runs one epoch, waits for the device, returns the mean loss in nats per image
 Contender = Callable[[VAE, Tensor, Train], Epoch]  # from a model and uint8 images (n, c, h, w) on one device
 
 PYRO, EAGER, CAPTURED = "(a) Pyro, documented", "(b) trainer, eager", "(c) trainer, captured"
+RECORDED, COMPILED, AUTO = "(c) trainer, recorded", "(c) trainer, compiled", "(c) trainer, compiled, precision auto"
 BARE, BARE_CAPTURED = "(d) bare, eager", "(d) bare, captured"
 
 
@@ -38,7 +42,7 @@ def pyro_svi(model: VAE, images: Tensor, settings: Train) -> Epoch:
     intensities = images.cpu() if images.is_floating_point() else images.cpu().float().div_(255)
     loader = DataLoader(TensorDataset(intensities), settings.batch_size, shuffle=True, pin_memory=on_gpu)
     optimizer = pyro.optim.Adam({"lr": settings.learning_rate})
-    svi = SVI(model.model, model.guide, optimizer, Trace_ELBO())
+    svi = SVI(*_documented(_plain(model)), optimizer, Trace_ELBO())
     parameters = {"params": {}, "constraints": {}}  # of the parameter store, which all models share
 
     def epoch() -> float:
@@ -55,6 +59,21 @@ def pyro_svi(model: VAE, images: Tensor, settings: Train) -> Epoch:
 def trainer_eager(model: VAE, images: Tensor, settings: Train) -> Epoch:
     """The trainer of this project, each operation started by the host."""
     return _trainer(model, images, settings.model_copy(update={"step": "eager"}))
+
+
+def trainer_recorded(model: VAE, images: Tensor, settings: Train) -> Epoch:
+    """The trainer of this project, which replays a step's operations."""
+    return _trainer(model, images, settings.model_copy(update={"step": "recorded"}))
+
+
+def trainer_compiled(model: VAE, images: Tensor, settings: Train) -> Epoch:
+    """The trainer of this project, a step's operations fused by the compiler."""
+    return _trainer(model, images, settings.model_copy(update={"step": "compiled"}))
+
+
+def trainer_auto(model: VAE, images: Tensor, settings: Train) -> Epoch:
+    """The same with the precision that suits the processor, as long runs on a CPU have it by default."""
+    return trainer_compiled(model, images, settings.model_copy(update={"precision": "auto"}))
 
 
 def trainer_graph(model: VAE, images: Tensor, settings: Train) -> Epoch:
@@ -80,7 +99,7 @@ def _trainer(model: VAE, images: Tensor, settings: Train) -> Epoch:
 
 def bare_eager(model: VAE, images: Tensor, settings: Train) -> Epoch:
     """The same network and loss in PyTorch alone, written by hand, each operation started by the host."""
-    step, total = _bare_step(model, images, settings)
+    step, total = _bare_step(_plain(model), images, settings)
 
     def epoch() -> float:
         total.zero_()
@@ -93,7 +112,7 @@ def bare_eager(model: VAE, images: Tensor, settings: Train) -> Epoch:
 
 def bare_graph(model: VAE, images: Tensor, settings: Train) -> Epoch:
     """The same as `bare_eager`, the step captured as a CUDA graph for each batch size."""
-    step, total = _bare_step(model, images, settings)
+    step, total = _bare_step(_plain(model), images, settings)
     graphs = {}
     for size in {len(batch) for batch in images.split(settings.batch_size)}:
         chosen = torch.zeros(size, dtype=torch.int64, device=images.device)
@@ -124,15 +143,43 @@ def bare_loss(model: VAE, images: Tensor) -> Tensor:
 
 def contenders(device: torch.device) -> dict[str, Contender]:
     """The contenders that can run on a device, by the names that the tables show."""
-    known = {
-        PYRO: pyro_svi,
-        EAGER: trainer_eager,
-        CAPTURED: trainer_graph,
-        BARE: bare_eager,
-        BARE_CAPTURED: bare_graph,
-    }
-    impossible = () if device.type == "cuda" else (CAPTURED, BARE_CAPTURED)
-    return {name: contender for name, contender in known.items() if name not in impossible}
+    if device.type == "cuda":
+        own, others = {CAPTURED: trainer_graph}, {BARE: bare_eager, BARE_CAPTURED: bare_graph}
+    else:
+        own, others = {RECORDED: trainer_recorded}, {BARE: bare_eager}
+        if compiler():
+            own |= {COMPILED: trainer_compiled, AUTO: trainer_auto}
+    return {PYRO: pyro_svi, EAGER: trainer_eager, **own, **others}
+
+
+def _plain(model: VAE) -> VAE:
+    """The model with torch's own layers in the place of this project's."""
+    for part in model.modules():
+        for name, layer in part.named_children():
+            if isinstance(layer, kernels.Linear):
+                layer.__class__ = nn.Linear
+            elif isinstance(layer, kernels.Softplus):
+                setattr(part, name, nn.Softplus())
+    return model
+
+
+def _documented(model: VAE) -> tuple[Callable[[Tensor], None], Callable[[Tensor], None]]:
+    """The Pyro model and guide of the textbook VAE, written as in Pyro's tutorial."""
+
+    def joint(images: Tensor) -> None:
+        pyro.module("vae", model)
+        with pyro.plate("images", len(images)):
+            zeros = images.new_zeros(len(images), model.latent_dim)
+            z = pyro.sample("z", dist.Normal(zeros, torch.ones_like(zeros)).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=model.decoder(z)).to_event(3), obs=images)
+
+    def guide(images: Tensor) -> None:
+        pyro.module("vae", model)
+        with pyro.plate("images", len(images)):
+            mean, log_scale = model.posterior.head(model.features(images)).chunk(2, dim=-1)
+            pyro.sample("z", dist.Normal(mean, log_scale.exp()).to_event(1))
+
+    return joint, guide
 
 
 def _bare_step(model: VAE, images: Tensor, settings: Train) -> tuple[Callable[[Tensor], None], Tensor]:
