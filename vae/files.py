@@ -150,7 +150,8 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Read an npz file; raises FileError when it is missing or damaged."""
     # Not np.load, which takes unknown formats for pickles and advises in its message to trust them.
-    with readable(path) as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
+    # And from memory, as zipfile calls a file damaged that cannot be read.
+    with readable(path) as file, np.lib.npyio.NpzFile(io.BytesIO(file.read()), allow_pickle=False) as arrays:
         # Checked before any array is made, as a damaged header may ask for more memory than there is.
         if damaged := arrays.zip.testzip():
             raise ValueError(f"{damaged} fails its checksum")
