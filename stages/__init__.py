@@ -130,6 +130,10 @@ def _load_settings() -> "Settings":
         return load_settings(SETTINGS)
     except MissingFile as error:
         raise InputError(f"{error}; run from the project's root") from error
+    except InputError as error:
+        if "pass such a mirror through the environment" not in str(error):
+            raise
+        raise InputError(f"{error} variable MNIST_MIRROR") from error
 
 
 def _fail(status: int, message: str) -> NoReturn:

@@ -13,7 +13,7 @@ import yaml
 from tests.campaign.world import ROOT, World, complaints, files, fork
 from tests.sources import test_mirrors as web
 from tests.sources.published import FILES
-from vae.data import mirrors
+from vae.sources import mirrors
 
 ANSWERS = [answer for answer, _ in (*web.LASTING.values(), *web.PASSING.values())]
 
