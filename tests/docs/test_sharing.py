@@ -48,27 +48,13 @@ def bucket() -> dict[str, str]:
         server.stop()
 
 
-def with_git_remote(checkout: Path) -> Path:
-    """The same checkout, pushed to a Git remote named origin, which lies beside it."""
-    call(checkout.parent, "git", "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
-    call(checkout, "git", "remote", "add", "origin", str(checkout.parent / "origin.git"))
+@pytest.fixture
+def origin(checkout: Path, tmp_path: Path) -> Path:
+    """The finished checkout with a Git remote named origin."""
+    call(tmp_path, "git", "init", "--quiet", "--bare", "--initial-branch=main", "origin.git")
+    call(checkout, "git", "remote", "add", "origin", str(tmp_path / "origin.git"))
     call(checkout, "git", "push", "--quiet", "--set-upstream", "origin", "main")
     return checkout
-
-
-@pytest.fixture
-def origin(checkout: Path) -> Path:
-    """The finished checkout with a Git remote."""
-    return with_git_remote(checkout)
-
-
-@pytest.fixture(scope="module")
-def experimented(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished checkout with a Git remote, after the page's experiment."""
-    folder = tmp_path_factory.mktemp("sharing") / "checkout"
-    origin = with_git_remote(Path(shutil.copytree(finished, folder)))
-    run(origin, RUN[:1], train_learning_rate_0_001=SETTING)
-    return origin
 
 
 def clone(origin: Path, name: str = "clone") -> Path:
@@ -78,26 +64,21 @@ def clone(origin: Path, name: str = "clone") -> Path:
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_a_run_and_an_experiment_are_handed_on_whole(
-    experimented: Path, finished: Path, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    origin: Path, kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    folder = tmp_path / "sharing"
-    origin = Path(shutil.copytree(experimented.parent, folder)) / "checkout"
-    call(origin, "git", "remote", "set-url", "origin", str(folder / "origin.git"))
-    call(origin, "git", "checkout", "--quiet", ".")  # the experiment is kept, the workspace as it was before it
-    call(origin, "dvc", "checkout")
     if kind == "folder":
         run(origin, TO_FOLDER, _mnt_storage_vae=str(tmp_path / "storage"))
     else:
         run(origin, TO_S3, **request.getfixturevalue("bucket"))
     run(origin, [*COMMIT, *PUSH])
-    # An experiment belongs to the commit that it ran on, and that commit is an ancestor of the pushed one.
-    run(origin, RUN[1:])
-    experiment = contents(experimented, "dvc.lock", *OUTPUTS)
-    assert experiment != contents(finished, "dvc.lock", *OUTPUTS)
+    finished = contents(origin, "dvc.lock", *OUTPUTS)
+    run(origin, RUN, train_learning_rate_0_001=SETTING)
+    experiment = contents(origin, "dvc.lock", *OUTPUTS)
+    assert experiment != finished
 
     other = clone(origin)
     assert stages_run(run(other, PULL)) == []
-    assert contents(other, "dvc.lock", *OUTPUTS) == contents(finished, "dvc.lock", *OUTPUTS)
+    assert contents(other, "dvc.lock", *OUTPUTS) == finished
     run(other, TAKE)
     assert contents(other, "dvc.lock", *OUTPUTS) == experiment
     assert "up to date" in call(other, "dvc", "status")
@@ -137,8 +118,7 @@ def test_an_experiment_of_some_stages_without_the_others_files_is_applied_as_far
         run(other, [apply])
     assert "images: 90" in (other / "params.yaml").read_text()
     assert (other / "data/model.safetensors").read_bytes() == (origin / "data/model.safetensors").read_bytes()
-    assert REPAIR == [["dvc", "repro"]]
-    assert stages_run(call(other, "dvc", "repro", "--dry")) == ["plot", "report"]
+    assert stages_run(run(other, REPAIR)) == ["plot", "report"]
 
 
 def test_clones_that_share_a_cache_find_all_runs_of_each_other(origin: Path, tmp_path: Path) -> None:
