@@ -28,14 +28,9 @@ SMALL = {
 
 PURPOSES = {
     *("prepare.test", "prepare.validation", "classify", "train.validation", "train.validation_bound"),
-    *(
-        "evaluate.training",
-        "evaluate.likelihood",
-        "evaluate.chunk_0",
-        "evaluate.training_elbo",
-        "evaluate.kl_per_dimension",
-    ),
-    *("evaluate.prior_mmd", "evaluate.clusters", "sample.training", "sample.choice", "sample.bootstrap"),
+    *("evaluate.training", "evaluate.likelihood", "evaluate.training_elbo", "evaluate.kl_per_dimension"),
+    *("evaluate.chunk_0", "evaluate.prior_mmd", "evaluate.clusters"),
+    *("sample.training", "sample.choice", "sample.bootstrap"),
     *(f"sample.{what}.{number}" for what in ("latents", "pixels") for number in range(3)),
     *("embed", "plot.samples", "plot.samples_by_class", "plot.uncertainty"),
 }  # and prepare.training under static binarization
