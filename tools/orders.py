@@ -1,7 +1,7 @@
 """Run the short experiments whose expected orders docs/results.md checks: `python -m tools.orders`.
 
 Each runs with the training seeds 0, 1 and 2. A run that is recorded for the code as it is now is not repeated, so that
-the command goes on where it was interrupted. The page is written at the end.
+the command continues where it was interrupted. The page is written at the end.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on with what is missing", file=sys.stderr)
+        print("error: interrupted; run the same command again for what is missing", file=sys.stderr)
         sys.exit(130)
 
 

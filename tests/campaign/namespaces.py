@@ -47,7 +47,7 @@ def _enter(kinds: int) -> None:
 
 
 def mount(place: Path, size: int, flags: int = 0) -> None:
-    """Mount a tmpfs of so many bytes, or change the size of one."""
+    """Mount a tmpfs of a given number of bytes, or change the size of one."""
     _call("mount", b"none", str(place).encode(), b"tmpfs", ctypes.c_ulong(flags), f"size={size}".encode())
 
 
