@@ -5,14 +5,14 @@ anything but checkpoints.
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 from stages import alone
 from stages.train import SCRATCH, identify, read_data
+from tools.errors import reported
 from vae.device import set_up
-from vae.errors import InputError, MissingFile, WorkError
+from vae.errors import InputError, MissingFile
 from vae.settings import load_settings
 from vae.training import checkpoints
 
@@ -27,7 +27,11 @@ def abandoned() -> dict[Path, str]:
     """
     settings = load_settings("params.yaml")
     device = set_up(settings.train.device)
-    data, _, metadata = read_data(settings)
+    try:
+        data, _, metadata = read_data(settings)
+    except MissingFile as error:
+        advice = "run `dvc repro prepare` first, as the data decide which checkpoint can still be used"
+        raise InputError(f"{error}; {advice}") from error
     return checkpoints.others(SCRATCH, identify(settings, data, metadata, device))
 
 
@@ -48,33 +52,17 @@ def main() -> None:
     parser.add_argument("--remove", action="store_true", help="remove them instead of listing them")
     parser.add_argument("--older-than", type=float, default=0, metavar="DAYS", help="only those that are older")
     arguments = parser.parse_args()
-    try:
-        with alone():
-            for folder, reason in abandoned().items():
-                if age(folder) < arguments.older_than:
-                    continue
-                said = f"{folder}: {describe(folder)}; {reason}"
-                if not checkpoints.is_own(folder):
-                    said += "; kept, as it holds other files"
-                elif arguments.remove:
-                    checkpoints.remove(folder)
-                    said += "; removed"
-                print(said)
-    except MissingFile as error:
-        _fail(2, f"{error}; run `dvc repro prepare` first, as the data decide which checkpoint can still be used")
-    except InputError as error:
-        _fail(2, str(error))
-    except WorkError as error:
-        _fail(1, str(error))
-    except OSError as error:
-        _fail(1, f"{error.filename or 'input or output'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        _fail(130, "interrupted")
-
-
-def _fail(status: int, message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
+    with reported(), alone():
+        for folder, reason in abandoned().items():
+            if age(folder) < arguments.older_than:
+                continue
+            said = f"{folder}: {describe(folder)}; {reason}"
+            if not checkpoints.is_own(folder):
+                said += "; kept, as it holds other files"
+            elif arguments.remove:
+                checkpoints.remove(folder)
+                said += "; removed"
+            print(said)
 
 
 if __name__ == "__main__":

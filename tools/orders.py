@@ -15,7 +15,8 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from tools import results, run
-from vae.errors import InputError
+from tools.errors import reported
+from vae.errors import WorkError
 
 SEEDS = (0, 1, 2)
 RAW = Path("data/raw")
@@ -65,18 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.orders", description=__doc__.split("\n\n")[1])
     parser.add_argument("--jobs", type=int, choices=range(1, 17), default=1, metavar="N", help="runs at a time (1)")
     jobs = parser.parse_args().jobs
-    try:
-        failed = run_all(missing(), jobs)
-        if failed:
-            print(f"error: failed: {'; '.join(failed)}", file=sys.stderr)
-            sys.exit(1)
+    with reported("interrupted; run the same command again for what is missing"):
+        if failed := run_all(missing(), jobs):
+            raise WorkError(f"failed: {'; '.join(failed)}")
         results.main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: interrupted; run the same command again for what is missing", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import torch
 import yaml
 
 from benchmarks import report
+from tools.errors import reported
 from tools.show import metrics_table
 from vae.errors import InputError
 from vae.files import read_arrays, write_arrays, write_json
@@ -208,7 +209,7 @@ def main() -> None:
         "--record", action="store_true", help="end with the evaluation, and keep it for docs/results.md"
     )
     arguments, options = parser.parse_known_args()
-    try:
+    with reported():
         changes = read_experiment(arguments.name, arguments.assignments)
         if arguments.folder == "":
             raise InputError("--folder: empty; is a variable not set?")
@@ -223,15 +224,6 @@ def main() -> None:
                 record(arguments.name, Path(arguments.folder), time.monotonic() - start)
         else:
             run_here(arguments.name, changes, options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
