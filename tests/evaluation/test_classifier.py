@@ -106,7 +106,7 @@ def test_equal_seeds_make_equal_files_and_other_seeds_others(first, classify_set
     assert one != three
 
 
-@pytest.mark.parametrize(("images", "batch_size"), [(2, 1), (3, 2), (5, 8)])
+@pytest.mark.parametrize(("images", "batch_size"), [(1, 1), (2, 1), (3, 2), (5, 8)])
 def test_it_trains_on_batches_of_a_single_image(labelled, classify_settings, images, batch_size):
     split = labelled.first(images)
     classifier = train(split, 10, False, classify_settings(batch_size=batch_size))

@@ -75,8 +75,8 @@ def train(split: Split, classes: int, binarize: bool, settings: Classify) -> Cla
     images, labels = split.images, split.labels
     torch.manual_seed(derive(settings.seed, "classify"))
     classifier = Classifier(tuple(images.shape[1:]), classes).to(images.device)
-    # A batch of one has no variance to normalize by.
-    steps = min(-(-len(images) // settings.batch_size), len(images) // 2)
+    # Not batches of a single image where there are more: one of a single pixel has no variance to normalize by.
+    steps = max(min(-(-len(images) // settings.batch_size), len(images) // 2), 1)
     losses = torch.zeros(steps, device=images.device)
     adam = torch.optim.Adam(classifier.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, settings.learning_rate, total_steps=settings.epochs * steps)
