@@ -5,11 +5,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from stages import processes
 from vae.errors import (
     DamagedFile,
     InputError,
@@ -87,14 +88,21 @@ if sys.argv[:1] == ["-m"]:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def run(stage: Callable[["Settings"], None]) -> None:
-    """Run a stage on the settings in params.yaml; errors become a message and an exit status."""
+def run(stage: Callable[["Settings"], None], shared: bool = False) -> None:
+    """Run a stage on the settings in params.yaml; errors become a message and an exit status.
+
+    A `shared` stage may be divided among several processes, as train.processes or `torchrun` ask.
+    """
     try:
         if len(sys.argv) > 1:
             raise InputError(f"{sys.argv[1]}: a stage takes no arguments; its settings are in params.yaml")
         settings = _load_settings()
-        with _signals_as_exceptions(), alone(), _watched():
-            stage(settings)
+        with _signals_as_exceptions(), _watched():
+            if shared and (count := processes.wanted(settings.train)) > 1:
+                processes.launch(count)
+            else:
+                with _together():
+                    stage(settings)
     except MissingFile as error:
         _fail(2, f"{error}; run `dvc repro` to create it")
     except DamagedFile as error:
@@ -110,6 +118,8 @@ def run(stage: Callable[["Settings"], None]) -> None:
     except WorkError as error:
         _fail(1, str(error))
     except Interrupted as error:
+        if not str(error):  # said by the processes that this one started
+            sys.exit(error.status)
         _fail(error.status, str(error))
     except OSError as error:
         _fail(1, f"{error.filename or 'input or output'}: {error.strerror or error}")
@@ -137,9 +147,28 @@ def _load_settings() -> "Settings":
 
 
 def _fail(status: int, message: str) -> NoReturn:
+    if processes.rank() is not None:
+        from vae import ranks
+
+        if not ranks.may_report():
+            sys.exit(status)
+        message = f"rank {ranks.rank()}: {message}" if ranks.rank() else message
     with suppress(BrokenPipeError):
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Join the other ranks, if there are any; the first of them holds the folder's lock."""
+    if processes.rank() is None:
+        with alone():
+            yield
+        return
+    from vae import ranks
+
+    with ranks.joined(), alone() if ranks.rank() == 0 else nullcontext():
+        yield
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
@@ -196,7 +225,8 @@ def _watch(parents: tuple[int, ...], ended: threading.Event) -> None:
     while not ended.wait(POLL):
         if gone := _what_is_gone(parents):
             with suppress(OSError):
-                print(f"error: {gone}; stopping", file=sys.stderr, flush=True)
+                if not processes.rank():
+                    print(f"error: {gone}; stopping", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGTERM)
             if not ended.wait(GRACE):
                 os._exit(128 + signal.SIGTERM)
@@ -211,6 +241,8 @@ def _what_is_gone(parents: tuple[int, ...]) -> str | None:
     except OSError:
         pass  # from an unresponsive file system
     # A stage that was started by hand may outlive its shell, as with nohup.
+    if processes.rank() is not None:
+        return "the launcher that started it is gone" if os.getppid() != _PARENT else None
     if "DVC_STAGE" in os.environ and _parents() != parents:
         return "the DVC process that started it is gone"
     return None

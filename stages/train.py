@@ -9,19 +9,20 @@ import pyro
 import torch
 
 from stages import run
+from vae import ranks
 from vae.artifacts import HISTORY
 from vae.data.splits import read_splits
 from vae.device import set_up
-from vae.errors import UnfitFile
+from vae.errors import UnfitFile, WorkError
 from vae.files import write_arrays, write_csv, write_json
-from vae.identity import code_identity, machine, versions
+from vae.identity import code_identity, versions
 from vae.model import VAE, make_model, save
 from vae.model.distributions.likelihoods import mark_relaxed
 from vae.settings import Settings, Train, check_pixels
 from vae.training import checkpoints, signals
 from vae.training.choices import resolved
+from vae.training.conditions import as_begun, conditions, say_what_differs
 from vae.training.data import Data
-from vae.training.gradients import compiler_version
 from vae.training.initialization import initialize
 from vae.training.loop import train
 from vae.training.progress import Progress
@@ -42,14 +43,15 @@ def train_stage(settings: Settings) -> None:
     images = data.train.images
     model = make_model(settings.model, tuple(images.shape[1:]), len(metadata["classes"]))
     initialize(model, images, settings.train)
-    chosen = resolved(settings.train, len(images), device)
     identity = identify(settings, data, metadata, device)
-    folder = checkpoints.claim(SCRATCH, identity)
-    for other, reason in checkpoints.others(SCRATCH, identity).items():
-        print(f"{other}: not used, {reason}; `python -m tools.checkpoints --remove` removes such folders")
+    folder = ranks.from_first(lambda: _claim(identity))
+    check_same_on_ranks(identity)
+    train, now = _conditions(settings.train, len(images), device, folder)
+    settings = settings.model_copy(update={"train": train})
     progress, cut_short = _train(model.to(device), data, settings, folder)
-    known = metadata | {"provenance": _provenance(identity)}
-    _write(model, progress, indices, chosen, known)
+    if ranks.rank() > 0:
+        return
+    _write(model, progress, indices, resolved(train, len(images), device), metadata | _provenance(identity, now))
     write_progress(progress, settings, cut_short)
     if cut_short:
         print(
@@ -61,16 +63,38 @@ def train_stage(settings: Settings) -> None:
             checkpoints.remove(folder)
 
 
+def _claim(identity: dict[str, Any]) -> Path:
+    """The folder of the run's checkpoints; says why those in other folders are not used."""
+    folder = checkpoints.claim(SCRATCH, identity)
+    for other, reason in checkpoints.others(SCRATCH, identity).items():
+        print(f"{other}: not used, {reason}; `python -m tools.checkpoints --remove` removes such folders")
+    return folder
+
+
+def _conditions(settings: Train, images: int, device: torch.device, folder: Path) -> tuple[Train, dict[str, Any]]:
+    """The settings and conditions of a new run here, or of an interrupted one as far as they are possible here."""
+    before = ranks.from_first(lambda: checkpoints.conditions(folder))
+    default = conditions(settings, images, device)
+    settings = as_begun(settings, images, device, before or {})
+    now = conditions(settings, images, device)
+    if ranks.rank() == 0:
+        if before:
+            say_what_differs(before, default, now)
+        checkpoints.write_conditions(folder, now)
+    return settings, now
+
+
 def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Progress, bool]:
     """Train under the eyes of whoever watches; also return whether somebody had it end before its last epoch."""
     curves = Curves(Path(settings.train.tensorboard) / folder.name) if settings.train.tensorboard else None
     # Until their stages run again they are another model's; without them `dvc exp show` shows no value.
-    for path in OF_LATER_STAGES:
+    for path in (*OF_LATER_STAGES, FINISH):  # the last one was meant for an earlier run
         path.unlink(missing_ok=True)
-    FINISH.unlink(missing_ok=True)  # meant for an earlier run
     cut_short = False
 
     def after_epoch(progress: Progress) -> None:
+        if ranks.rank() > 0:
+            return
         with suppress(PermissionError):  # Windows replaces no file that somebody reads; the next epoch does
             write_progress(progress, settings, durable=False)
         if curves:
@@ -78,7 +102,7 @@ def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Pr
 
     def finish_now() -> bool:
         nonlocal cut_short
-        cut_short = bool(received) or FINISH.exists()
+        cut_short = ranks.any_of(bool(received) or FINISH.exists())
         return cut_short
 
     with signals.collected(signals.FINISH) as received:
@@ -103,8 +127,8 @@ def read_data(settings: Settings) -> tuple[Data, np.ndarray, dict[str, Any]]:
 
 
 def identify(settings: Settings, data: Data, metadata: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Everything that the trained model depends on, part by part."""
-    train = resolved(settings.train, len(data.train), device)
+    """Everything that the trained model depends on but for rounding, part by part."""
+    train = settings.train
     # Only a constant learning rate does not depend on the number of epochs.
     ignored = train.WITHOUT_EFFECT | ({"epochs"} if train.schedule == "constant" else set())
     sections = {"model": settings.model.model_dump(), "train": train.model_dump(exclude=ignored)}
@@ -114,15 +138,25 @@ def identify(settings: Settings, data: Data, metadata: dict[str, Any], device: t
         "settings": {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()},
         "data": metadata | images,
         "code": {path: code_identity(ROOT / path) for path in CODE},
-        "versions": versions(("torch", "pyro-ppl")) | (compiler_version() if train.step == "compiled" else {}),
-        "device": machine(device),
-        "threads": torch.get_num_threads(),
+        "versions": versions(("torch", "pyro-ppl")),
+        "device": device.type,
     }
 
 
-def _provenance(identity: dict[str, Any]) -> dict[str, str]:
-    """Metadata about the training for the model's file, independent of the machine."""
-    return {"code": checkpoints.digest(identity["code"]), "device": identity["device"], **identity["versions"]}
+def check_same_on_ranks(identity: dict[str, Any]) -> None:
+    """Raise WorkError unless all ranks train the same model on the same data with the same code."""
+    first, *others = ranks.gather(identity)
+    for number, other in enumerate(others, start=1):
+        if different := checkpoints.differences(other, first):
+            raise WorkError(f"rank {number} of {ranks.count()} has different {different} than rank 0; make them equal")
+
+
+def _provenance(identity: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Metadata about the training for the model's file."""
+    compiler = {name: value for name, value in now.items() if name == "compiler"}
+    several = {"processes": str(now["processes"])} if now["processes"] > 1 else {}
+    code = checkpoints.digest(identity["code"])
+    return {"provenance": {"code": code, "device": now["machine"], **identity["versions"], **compiler, **several}}
 
 
 def _write(model: VAE, progress: Progress, indices: np.ndarray, train: Train, metadata: dict[str, Any]) -> None:
@@ -151,4 +185,4 @@ def write_progress(progress: Progress, settings: Settings, cut_short: bool = Fal
 
 
 if __name__ == "__main__":
-    run(train_stage)
+    run(train_stage, shared=True)

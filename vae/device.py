@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pyro
 import torch
 
+from vae import ranks
 from vae.errors import SettingError
 from vae.settings import Device
 
@@ -41,8 +42,10 @@ def _switch_tf32(allowed: list[bool]) -> list[bool]:
 def set_up(name: Device) -> torch.device:
     """Choose the device and make torch deterministic and Pyro lean; call it before the first CUDA operation.
 
+    The ranks of a machine share its cores, and each has a GPU of its own.
+
     Raises:
-        SettingError: cuda was asked for and torch finds none.
+        SettingError: cuda was asked for and torch finds none, or there are more ranks than GPUs.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
@@ -50,7 +53,8 @@ def set_up(name: Device) -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(min(cores, int(asked) if asked.isdecimal() and int(asked) else MOST_THREADS, MOST_THREADS))
+    most = int(asked) if asked.isdecimal() and int(asked) else MOST_THREADS
+    torch.set_num_threads(min(max(cores // ranks.on_this_machine(), 1), most, MOST_THREADS))
     # cuDNN's convolutions use TF32 unless told otherwise; matrix products do not.
     _switch_tf32([False] * len(_SWITCHES))
     pyro.enable_validation(False)
@@ -59,7 +63,12 @@ def set_up(name: Device) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise SettingError("train.device", "got 'cuda', but torch finds no CUDA device; allowed here: auto, cpu")
-    return torch.device(name)
+    if name == "cpu" or ranks.count() == 1:
+        return torch.device(name)
+    if ranks.on_this_machine() > torch.cuda.device_count():
+        found, most = ranks.on_this_machine(), torch.cuda.device_count()
+        raise SettingError("train.processes", f"got {found} on this machine, allowed: at most {most}, one for each GPU")
+    return torch.device(name, ranks.local())
 
 
 def preserved_random_state(device: torch.device) -> AbstractContextManager[None]:

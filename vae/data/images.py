@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae.ranks import Rows
 from vae.settings import Binarization
 
 
@@ -61,15 +62,18 @@ def binarize(images: Tensor, how: Binarization, generator: torch.Generator) -> T
     return (images / 255 > level).to(torch.uint8) * 255
 
 
-def pixels(images: Tensor, binarize: bool) -> Tensor:
+def pixels(images: Tensor, binarize: bool, rows: Rows | None = None) -> Tensor:
     """Convert uint8 images to float32 from 0 to 1, or with `binarize` to 0 and 1 drawn by intensity.
 
-    A drawn pixel is 1 with its intensity as the probability, to within 2^-16.
+    A drawn pixel is 1 with its intensity as the probability, to within 2^-16. If the images are only these `rows` of a
+    mini-batch, they are drawn as they would be among all of it.
     """
     if not binarize:
         return images.float() / 255
     # One random number serves four pixels: a CPU draws them one by one, which would dominate the cost.
-    quarter = torch.empty(math.ceil(images.numel() / 4), dtype=torch.int64, device=images.device)
-    noise = quarter.random_(-(2**63), None).view(torch.int16)[: images.numel()].view(images.shape)
+    each = images[:1].numel()
+    start, stop, whole = rows[:3] if rows else (0, len(images), len(images))
+    quarter = torch.empty(math.ceil(whole * each / 4), dtype=torch.int64, device=images.device)
+    noise = quarter.random_(-(2**63), None).view(torch.int16)[start * each : stop * each].view(images.shape)
     thresholds = images.float().mul_(2**16 / 255).sub_(2**15)
     return torch.lt(noise, thresholds, out=thresholds)

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from vae import ranks
 from vae.model.bounds import (
     ElboTerms,
     kl_by_site,
@@ -45,7 +47,7 @@ def elbo_loss(module: nn.Module, args: tuple[Any, ...], kl_weight: Weight, setti
     kl_of_sites = by_site(drawn, replayed).values()
     terms = ElboTerms(log_likelihood(replayed), total(kl_of_sites))
     if settings.free_bits:
-        kl = total(kl_of_site.mean().clamp(min=settings.free_bits) for kl_of_site in kl_of_sites)
+        kl = total(_at_least(settings.free_bits, kl_of_site) for kl_of_site in kl_of_sites)
         return kl_weight * kl - terms.log_likelihood.mean(), terms
     return (kl_weight * terms.kl - terms.log_likelihood).mean(), terms
 
@@ -93,6 +95,18 @@ OBJECTIVES: dict[str, Callable[[nn.Module, tuple[Any, ...], Weight, Train], tupl
     "iwae": iwae_loss,
     "dreg": dreg_loss,
 }
+
+
+def _at_least(bits: float, kl: Tensor) -> Tensor:
+    """The mean of a site's KL, of shape (..., n), over the images of all ranks; not below `bits`.
+
+    Each rank returns its own images' mean where the common one exceeds `bits`, as its gradient is that mean's.
+    """
+    mean = kl.mean()
+    if ranks.count() == 1:
+        return mean.clamp(min=bits)
+    total_kl, values = ranks.add_up(torch.stack([kl.detach().sum(), mean.new_tensor(kl.numel())]))
+    return torch.where(total_kl / values > bits, mean, bits)
 
 
 def _log_mean(log_weights: Tensor) -> Tensor:

@@ -3,7 +3,17 @@
 import re
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from vae.errors import redact
 
@@ -53,6 +63,19 @@ Mirror = Annotated[
     str, Field(pattern=r"^(https?|file)://|^/|^\.", description=_MIRROR), AfterValidator(_refuse_secrets)
 ]
 FolderOrOff = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{0,1000}$", description="the path of a folder, or '' (off)")]
+
+
+def _read_processes(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and 1 <= value <= 1024):
+        return value
+    raise PydanticCustomError("processes", "neither auto nor a number of processes")
+
+
+Processes = Annotated[
+    int | str,
+    PlainValidator(_read_processes),
+    WithJsonSchema({"type": "string", "description": "auto or a whole number from 1 to 1024"}),
+]
 
 
 class Section(BaseModel):
@@ -165,10 +188,14 @@ class Model(Section):
 class Train(Section):
     """How the model is trained."""
 
-    # These do not change any result, so neither DVC nor a checkpoint's identity depends on them.
-    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "keep_checkpoint", "tensorboard"})
+    # Neither DVC nor a checkpoint's identity depends on these: the number of processes changes the rounding of results,
+    # as another processor does, the others nothing.
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset(
+        {"processes", "checkpoint_every", "keep_checkpoint", "tensorboard"}
+    )
 
     device: Device
+    processes: Processes
     epochs: Epochs
     batch_size: Images
     shuffle: bool

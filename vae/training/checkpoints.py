@@ -1,7 +1,8 @@
 """Checkpoints on disk: written atomically, the previous one kept until the new one is safe.
 
 Each run has its own folder, named by a digest of everything that its results depend on (settings, data, code,
-versions, device, threads), so that a run never loads the state of a different one.
+versions, type of device), so that a run never loads the state of a different one. What changes results by rounding
+only, such as the number of threads, is kept beside the state.
 """
 
 import hashlib
@@ -18,9 +19,10 @@ import torch
 from vae.errors import memory_reason, printable
 from vae.files import replacing, write_json
 
-_LAST, _BEFORE, _PARTS = "last.pt", "before.pt", "identity.json"
+_LAST, _BEFORE, _PARTS, _CONDITIONS = "last.pt", "before.pt", "identity.json", "conditions.json"
 _FOLDER = re.compile(r"[0-9a-f]{16}")
-_FILES = re.compile(rf"(last|before)\.(pt|damaged)|next\.pt|{_PARTS}|\.(next\.pt|{_PARTS})\.\d+-[0-9a-f]{{8}}\.tmp")
+_WRITTEN = rf"next\.pt|{_PARTS}|{_CONDITIONS}"
+_FILES = re.compile(rf"(last|before)\.(pt|damaged)|{_WRITTEN}|\.({_WRITTEN})\.\d+-[0-9a-f]{{8}}\.tmp")
 
 
 def digest(*parts: Any) -> str:
@@ -110,6 +112,16 @@ def claim(scratch: Path, parts: Mapping[str, Any]) -> Path:
     return folder
 
 
+def write_conditions(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write how the run in a folder computes."""
+    write_json(folder / _CONDITIONS, values)
+
+
+def conditions(folder: Path) -> dict[str, Any] | None:
+    """How the run that left a state in a folder computed, or None if there is no state or it is not known."""
+    return _read(folder / _CONDITIONS) if _has_state(folder) else None
+
+
 def others(scratch: Path, parts: Mapping[str, Any]) -> dict[Path, str]:
     """Why the states in the other folders cannot be used: what differs between their runs and the one with `parts`.
 
@@ -124,13 +136,24 @@ def _has_state(folder: Path) -> bool:
 
 
 def _difference(other: Path, parts: Mapping[str, Any]) -> str:
-    ours = json.loads(json.dumps(parts))
-    try:
-        theirs = dict(json.loads((other / _PARTS).read_text()))
-    except (OSError, ValueError, TypeError):
+    theirs = _read(other / _PARTS)
+    if theirs is None:
         return f"it does not say what it was made with (no readable {_PARTS})"
+    return f"it was made with different {differences(theirs, parts)}"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """What differs, such as "settings (train.learning_rate) and device (cuda, here cpu)"; empty if nothing does."""
+    ours = json.loads(json.dumps(ours))
     found = [text for name in {**ours, **theirs} if (text := _compare(name, theirs.get(name), ours.get(name)))]
-    return f"it was made with different {' and '.join([', '.join(found[:-1]), found[-1]] if found[1:] else found)}"
+    return " and ".join([", ".join(found[:-1]), found[-1]] if found[1:] else found)
 
 
 def _compare(name: str, theirs: Any, ours: Any) -> str:

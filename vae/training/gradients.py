@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from vae.device import preserved_random_state
 from vae.model import VAE
 from vae.model.objectives import OBJECTIVES
+from vae.ranks import Rows
 from vae.settings import Train
+from vae.training.draws import OwnRows
 
 
 class CannotCompile(Exception):
@@ -40,14 +43,18 @@ class Result(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """A mini-batch: float images (n, channels, height, width), labels (n,) or None, and the KL term's weight."""
+    """A mini-batch: float images (n, channels, height, width), labels (n,) or None, and the KL term's weight.
+
+    Of several ranks each has its own `rows`, and its loss and gradients are a part of the sum over the ranks.
+    """
 
     images: Tensor
     labels: Tensor | None
     kl_weight: Tensor | float
+    rows: Rows | None = None
 
     def tensors(self) -> list[Tensor]:
-        """Those of the three that are tensors."""
+        """Those that are tensors."""
         return [value for value in self if isinstance(value, Tensor)]
 
     def replaced(self, tensors: Sequence[Tensor]) -> "Inputs":
@@ -67,12 +74,13 @@ class _Loss(nn.Module):
         self.model, self.settings = model, settings
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        images, labels, kl_weight = inputs
+        images, labels, kl_weight, rows = inputs
         # Without a cache, which a record cannot have: it would sum the gradients of a shared layer in bfloat16.
         halved = self.settings.precision == "bfloat16"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=halved, cache_enabled=False):
+        autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=halved, cache_enabled=False)
+        with autocast, OwnRows(rows) if rows else nullcontext():
             loss, terms = OBJECTIVES[self.settings.objective](self.model, (images, labels), kl_weight, self.settings)
-        return loss, *terms
+        return loss * rows.weight if rows else loss, *terms
 
 
 def by_programs(model: VAE, settings: Train) -> Gradients:

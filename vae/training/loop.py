@@ -64,8 +64,10 @@ def train(
                     step(size)
                     progress.batch += 1
                     bar.update()
-                    if received:
-                        _stop(step, progress, settings, checkpoints, received[0])
+                    if not step.seems_finite(progress.batch):
+                        finite_means(step, progress, settings)  # raises, and says where
+                    if step.must_stop(bool(received), progress.batch):
+                        _stop(step, progress, settings, checkpoints, (*received, signal.SIGTERM)[0])
                 finish(step, progress, data, settings)
                 report(bar, progress, settings.epochs)
                 after_epoch(progress)

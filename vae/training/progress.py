@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from vae import ranks
+
 _LOG_LINES = 20  # printed per run if there is no terminal for a progress bar
 
 
@@ -48,7 +50,7 @@ def is_best(row: dict[str, float], best: dict[str, float] | None, warmup_epochs:
 def make_bar(progress: Progress, epochs: int, steps: int) -> Any:
     """A progress bar over all steps of a run, `steps` per epoch; shown only in a terminal."""
     done = progress.epoch * steps + progress.batch
-    return tqdm(total=epochs * steps, initial=done, unit="step", disable=None, dynamic_ncols=True)
+    return tqdm(total=epochs * steps, initial=done, unit="step", disable=ranks.rank() > 0 or None, dynamic_ncols=True)
 
 
 def report(bar: Any, progress: Progress, epochs: int) -> None:
@@ -59,5 +61,6 @@ def report(bar: Any, progress: Progress, epochs: int) -> None:
         shown["validation"] = f"{row['validation_elbo']:.2f}"
     bar.set_description(f"epoch {progress.epoch}/{epochs}", refresh=False)
     bar.set_postfix(shown)
-    if bar.disable and (progress.epoch % math.ceil(epochs / _LOG_LINES) == 0 or progress.epoch == epochs):
+    due = progress.epoch % math.ceil(epochs / _LOG_LINES) == 0 or progress.epoch == epochs
+    if bar.disable and due and ranks.rank() == 0:
         print(f"epoch {progress.epoch}/{epochs}: {', '.join(f'{k} {v}' for k, v in shown.items())}", flush=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae import ranks
 from vae.training import checkpoints
 from vae.training.data import Data
 from vae.training.progress import Progress, columns
@@ -14,7 +15,9 @@ from vae.training.step import Step
 
 
 def save(step: Step, progress: Progress, folder: Path) -> None:
-    """Write the state to `folder`."""
+    """Write the state, which is the same on all ranks, to `folder`; the first rank does."""
+    if ranks.rank() > 0:
+        return
     state = {"progress": vars(progress), "tensors": step.tensors(), "random": torch.get_rng_state()}
     if step.images.device.type == "cuda":
         state["cuda_random"] = torch.cuda.get_rng_state(step.images.device)
@@ -26,7 +29,7 @@ def resume(step: Step, data: Data, folder: Path) -> Progress | None:
 
     A state is checked as a whole before any of it is used. One that this run cannot have written is set aside.
     """
-    state = checkpoints.read(folder, lambda found: check(found, step, data))
+    state = ranks.from_first(lambda: checkpoints.read(folder, lambda found: check(found, step, data)))
     if state is None:
         return None
     progress = Progress(**state["progress"])
@@ -36,7 +39,9 @@ def resume(step: Step, data: Data, folder: Path) -> Progress | None:
     torch.set_rng_state(state["random"])
     if "cuda_random" in state:
         torch.cuda.set_rng_state(state["cuda_random"], step.images.device)
-    print(f"resuming from checkpoint: after epoch {progress.epoch} and {progress.batch} steps of the next", flush=True)
+    if ranks.rank() == 0:
+        where = f"after epoch {progress.epoch} and {progress.batch} steps of the next"
+        print(f"resuming from checkpoint: {where}", flush=True)
     return progress
 
 

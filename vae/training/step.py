@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from vae import ranks
 from vae.data.images import pixels
 from vae.errors import WorkError
 from vae.model import VAE
@@ -18,6 +19,7 @@ from vae.settings import Train
 from vae.training import adam
 from vae.training.capture import WaitsForDevice, capture, clear_caches
 from vae.training.choices import resolved
+from vae.training.exchange import Exchange
 from vae.training.gradients import CannotCompile, Gradients, Inputs, by_programs, compiled, recorded
 from vae.training.schedules import kl_weights, learning_rates
 
@@ -66,11 +68,13 @@ class Step:
         self.gradient_means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.square_means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.average = [p.detach().clone() for p in self.parameters] if settings.ema_decay else []
+        self.exchange = Exchange(self.parameters) if ranks.count() > 1 else None
         self.gradients: dict[int, Gradients] = {}  # by the number of images
         self.captures = device.type == "cuda" and settings.step in ("graph", "compiled")
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.called = 0
-        self.behind: torch.cuda.Event | None = None
+        self.behind: tuple[torch.cuda.Event, Tensor] | None = None  # some steps back, and whether losses were finite
+        self.finite = True  # the losses, as far as the host knows
 
     def begin_epoch(self) -> None:
         """Shuffle the images if the settings say so, and reset counters and totals."""
@@ -89,6 +93,24 @@ class Step:
             self._run(size)
         if self.images.device.type == "cuda":
             self._keep_pace()
+
+    def seems_finite(self, number: int) -> bool:
+        """Whether the losses up to the epoch's step of this number are finite; on a GPU up to 50 steps before it."""
+        if self.images.device.type == "cuda":
+            return self.finite
+        return math.isfinite(self.losses[number - 1].item())
+
+    def must_stop(self, asked: bool, number: int) -> bool:
+        """Whether to stop after the epoch's step of this number, as this rank or another was asked to.
+
+        All ranks stop after the same step, on a GPU up to 25 steps later.
+        """
+        if not self.exchange:
+            return asked
+        if asked:
+            self.exchange.asked.fill_(1)
+        # Reading makes a GPU wait.
+        return (self.images.device.type != "cuda" or number % _PACE == 0) and self.exchange.told.item() > 0
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that a step writes, by name; not copies."""
@@ -120,15 +142,19 @@ class Step:
 
     def _run(self, size: int) -> None:
         torch.index_select(self.schedule, 0, self.index, out=self.scheduled)
-        chosen = torch.add(self.offsets[:size], self.batch, alpha=self.settings.batch_size)
+        rows = ranks.rows(size)
+        chosen = torch.add(self.offsets[rows.slice], self.batch, alpha=self.settings.batch_size)
         chosen = self.order.index_select(0, chosen)
-        images = pixels(self.images.index_select(0, chosen), self.binarize)
+        images = pixels(self.images.index_select(0, chosen), self.binarize, rows)
         labels = None if self.labels is None else self.labels.index_select(0, chosen)
-        inputs = Inputs(images, labels, self.kl_weight)
+        inputs = Inputs(images, labels, self.kl_weight, rows if self.exchange else None)
         if size not in self.gradients:
             self.gradients[size] = self._make_gradients(inputs, size)
         loss, *terms, gradients = self.gradients[size](inputs)
         with torch.no_grad():
+            means = torch.stack(terms).flatten(1).mean(1)
+            if self.exchange:
+                loss, means, gradients = self.exchange(loss, means * rows.weight, gradients)
             if self.settings.gradient_clip:
                 norm = nn.utils.get_total_norm(gradients, foreach=True)
                 torch._foreach_mul_(gradients, (self.settings.gradient_clip / (norm + 1e-6)).clamp(max=1))
@@ -137,14 +163,16 @@ class Step:
             self._update(gradients)
             if self.average:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - self.settings.ema_decay)
-            self.totals.add_(torch.stack(terms).flatten(1).mean(1), alpha=size)
+            self.totals.add_(means, alpha=size)
             # Not index_copy_, which deterministic mode turns into a sort and many kernels.
             torch.where(self.slots == self.batch, loss, self.losses, out=self.losses)
             self.counters += 1
 
     def _make_gradients(self, inputs: Inputs, size: int) -> Gradients:
+        # Free bits depend on all ranks' images, and a record cannot hold what they exchange.
+        exchanged = self.exchange and self.settings.free_bits
         # An epoch's last, smaller mini-batch is not worth the time of the compiler.
-        if self.settings.step == "compiled" and size == self.settings.batch_size:
+        if self.settings.step == "compiled" and size == self.settings.batch_size and not exchanged:
             try:
                 return compiled(self.model, self.settings, inputs)
             except CannotCompile as reason:
@@ -152,7 +180,7 @@ class Step:
                     raise self._refusal("compiled", reason) from reason
                 print(f"training without compiling the step, as the compiler fails: {reason}", flush=True)
                 self.settings = self.settings.model_copy(update={"step": "recorded"})
-        if self.settings.step in ("compiled", "recorded"):
+        if self.settings.step in ("compiled", "recorded") and not exchanged:
             return recorded(self.model, self.settings, inputs)
         return by_programs(self.model, self.settings)
 
@@ -191,6 +219,9 @@ class Step:
         self.called += 1
         if self.called % _PACE == 0:
             if self.behind:
-                self.behind.synchronize()
-            self.behind = torch.cuda.Event(blocking=True)
-            self.behind.record()
+                event, finite = self.behind
+                event.synchronize()
+                self.finite = bool(finite)
+            finite = self.losses.isfinite().all().to("cpu", non_blocking=True)
+            self.behind = torch.cuda.Event(blocking=True), finite
+            self.behind[0].record()
