@@ -10,11 +10,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from stages import processes
+from vae import launcher
 from vae.errors import (
     DamagedFile,
     InputError,
     Interrupted,
+    LostRank,
     MissingFile,
     SettingError,
     UnfitFile,
@@ -61,6 +62,8 @@ MEMORY = {
     "embed": "lower embed.images",
     "plot": f"lower plot.dpi or plot.samples, or {_MODEL}",
 }
+# What to do when one of several processes was lost.
+AFTER_A_LOSS = {"train": "the last checkpoint is kept, and the next run resumes from it"}
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish")
 
 # Read when libraries are first imported. Waiting threads spin only briefly, which is as fast as OpenMP's longer default
@@ -98,8 +101,8 @@ def run(stage: Callable[["Settings"], None], shared: bool = False) -> None:
             raise InputError(f"{sys.argv[1]}: a stage takes no arguments; its settings are in params.yaml")
         settings = _load_settings()
         with _signals_as_exceptions(), _watched():
-            if shared and (count := processes.wanted(settings.train)) > 1:
-                processes.launch(count)
+            if shared and (count := launcher.wanted(settings.train)) > 1:
+                launcher.launch(f"stages.{_name()}", count)
             else:
                 with _together():
                     stage(settings)
@@ -115,10 +118,12 @@ def run(stage: Callable[["Settings"], None], shared: bool = False) -> None:
         _fail(2, f"params.yaml: {error}")
     except InputError as error:
         _fail(2, str(error))
+    except LostRank as error:
+        _fail(1, f"{launcher.explained(error)}; {AFTER_A_LOSS.get(_name(), 'run it again')}")
     except WorkError as error:
         _fail(1, str(error))
     except Interrupted as error:
-        if not str(error):  # said by the processes that this one started
+        if not str(error):  # another process says it
             sys.exit(error.status)
         _fail(error.status, str(error))
     except OSError as error:
@@ -127,10 +132,14 @@ def run(stage: Callable[["Settings"], None], shared: bool = False) -> None:
         reason = memory_reason(error)
         if reason is None:
             raise
-        advice = MEMORY.get(Path(sys.argv[0]).stem, "end other programs")
+        advice = MEMORY.get(_name(), "end other programs")
         _fail(1, f"memory: {reason}; {advice}")
     except KeyboardInterrupt:
         _fail(130, "interrupted")
+
+
+def _name() -> str:
+    return Path(sys.argv[0]).stem
 
 
 def _load_settings() -> "Settings":
@@ -147,7 +156,7 @@ def _load_settings() -> "Settings":
 
 
 def _fail(status: int, message: str) -> NoReturn:
-    if processes.rank() is not None:
+    if launcher.rank() is not None:
         from vae import ranks
 
         if not ranks.may_report():
@@ -161,7 +170,7 @@ def _fail(status: int, message: str) -> NoReturn:
 @contextmanager
 def _together() -> Iterator[None]:
     """Join the other ranks, if there are any; the first of them holds the folder's lock."""
-    if processes.rank() is None:
+    if launcher.rank() is None:
         with alone():
             yield
         return
@@ -172,6 +181,8 @@ def _together() -> Iterator[None]:
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    if launcher.rank() is not None:
+        raise Interrupted(number, "")  # the launcher received it, too
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Interrupted(number, f"stopped by {signal.Signals(number).name}")
@@ -225,7 +236,7 @@ def _watch(parents: tuple[int, ...], ended: threading.Event) -> None:
     while not ended.wait(POLL):
         if gone := _what_is_gone(parents):
             with suppress(OSError):
-                if not processes.rank():
+                if not launcher.rank():
                     print(f"error: {gone}; stopping", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGTERM)
             if not ended.wait(GRACE):
@@ -241,7 +252,7 @@ def _what_is_gone(parents: tuple[int, ...]) -> str | None:
     except OSError:
         pass  # from an unresponsive file system
     # A stage that was started by hand may outlive its shell, as with nohup.
-    if processes.rank() is not None:
+    if launcher.rank() is not None:
         return "the launcher that started it is gone" if os.getppid() != _PARENT else None
     if "DVC_STAGE" in os.environ and _parents() != parents:
         return "the DVC process that started it is gone"

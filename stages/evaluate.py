@@ -25,6 +25,8 @@ def evaluate(settings: Settings) -> None:
     test = splits["test"].to(device)
     training = _training_images(splits["train"], prepared["binarization"], settings).to(device)
     found = findings.examine(model, test, training, prepared["binarization"] != "none", settings.evaluate)
+    if found is None:  # another rank writes the results
+        return
     metrics, arrays = findings.metrics(found, test.images[0].numel()), findings.arrays(found)
     check_finite(metrics | arrays)
 
@@ -47,4 +49,4 @@ def _training_images(split: Split, binarization: str, settings: Settings) -> Spl
 
 
 if __name__ == "__main__":
-    run(evaluate)
+    run(evaluate, shared=True)

@@ -3,6 +3,7 @@
 import torch
 
 from stages import run
+from vae import ranks
 from vae.artifacts import check_finite
 from vae.data.images import binarize
 from vae.data.splits import read_splits
@@ -36,10 +37,11 @@ def sample(settings: Settings) -> None:
     n = min(settings.sample.images, len(known), len(test))
     chosen = generator("sample.choice")
     chosen_test, chosen_known = (images[torch.randperm(len(images), generator=chosen)[:n]] for images in (test, known))
+    sets = [generate(model, n, settings.sample.seed, number) for number in range(SETS)]
+    if ranks.rank() > 0:
+        return
     real, trained_on = (judging.judge(classifier, images.to(device)) for images in (chosen_test, chosen_known))
-    drawn = generate(model, n, settings.sample.seed)
-    others = (generate(model, n, settings.sample.seed, number) for number in range(1, SETS))
-    judged = [judging.judge(classifier, images) for images in (drawn, *others)]
+    drawn, judged = sets[0], [judging.judge(classifier, images) for images in sets]
     scores = metrics(judged, real, trained_on, settings.sample.neighbors, settings.sample.seed)
 
     known = known.to(device)
@@ -61,4 +63,4 @@ def sample(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run(sample)
+    run(sample, shared=True)

@@ -19,12 +19,11 @@ from vae.identity import code_identity, versions
 from vae.model import VAE, make_model, save
 from vae.model.distributions.likelihoods import mark_relaxed
 from vae.settings import Settings, Train, check_pixels
-from vae.training import checkpoints, signals
+from vae.training import checkpoints, loop, signals
 from vae.training.choices import resolved
 from vae.training.conditions import as_begun, conditions, say_what_differs
 from vae.training.data import Data
 from vae.training.initialization import initialize
-from vae.training.loop import train
 from vae.training.progress import Progress
 from vae.training.tensorboard import Curves
 
@@ -46,9 +45,8 @@ def train_stage(settings: Settings) -> None:
     identity = identify(settings, data, metadata, device)
     folder = ranks.from_first(lambda: _claim(identity))
     check_same_on_ranks(identity)
-    train, now = _conditions(settings.train, len(images), device, folder)
-    settings = settings.model_copy(update={"train": train})
-    progress, cut_short = _train(model.to(device), data, settings, folder)
+    train, now = as_begun_in(folder, settings.train, len(images), device)
+    progress, cut_short = _train(model.to(device), data, settings, train, folder)
     if ranks.rank() > 0:
         return
     _write(model, progress, indices, resolved(train, len(images), device), metadata | _provenance(identity, now))
@@ -71,22 +69,23 @@ def _claim(identity: dict[str, Any]) -> Path:
     return folder
 
 
-def _conditions(settings: Train, images: int, device: torch.device, folder: Path) -> tuple[Train, dict[str, Any]]:
-    """The settings and conditions of a new run here, or of an interrupted one as far as they are possible here."""
+def as_begun_in(folder: Path, train: Train, images: int, device: torch.device) -> tuple[Train, dict[str, Any]]:
+    """The settings and conditions of a new run, or of an interrupted one as far as they are possible here."""
     before = ranks.from_first(lambda: checkpoints.conditions(folder))
-    default = conditions(settings, images, device)
-    settings = as_begun(settings, images, device, before or {})
-    now = conditions(settings, images, device)
+    default = conditions(train, images, device)
+    train = as_begun(train, images, device, before or {})
+    now = conditions(train, images, device)
     if ranks.rank() == 0:
         if before:
             say_what_differs(before, default, now)
         checkpoints.write_conditions(folder, now)
-    return settings, now
+    return train, now
 
 
-def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Progress, bool]:
+def _train(model: VAE, data: Data, settings: Settings, train: Train, folder: Path) -> tuple[Progress, bool]:
     """Train under the eyes of whoever watches; also return whether somebody had it end before its last epoch."""
-    curves = Curves(Path(settings.train.tensorboard) / folder.name) if settings.train.tensorboard else None
+    watched = settings.train.tensorboard and ranks.rank() == 0
+    curves = Curves(Path(settings.train.tensorboard) / folder.name) if watched else None
     # Until their stages run again they are another model's; without them `dvc exp show` shows no value.
     for path in (*OF_LATER_STAGES, FINISH):  # the last one was meant for an earlier run
         path.unlink(missing_ok=True)
@@ -106,7 +105,7 @@ def _train(model: VAE, data: Data, settings: Settings, folder: Path) -> tuple[Pr
         return cut_short
 
     with signals.collected(signals.FINISH) as received:
-        progress = train(model, data, settings.train, folder, after_epoch, finish_now)
+        progress = loop.train(model, data, train, folder, after_epoch, finish_now)
     FINISH.unlink(missing_ok=True)
     return progress, cut_short
 

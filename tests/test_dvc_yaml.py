@@ -30,7 +30,9 @@ GROUND = (
     "vae/errors.py",
     "vae/files.py",
     "vae/identity.py",
+    "vae/launcher.py",
     "vae/modules.py",
+    "vae/ranks.py",
     "vae/seeds.py",
 )
 GROUND_FOLDER = "vae/settings"

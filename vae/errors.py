@@ -46,6 +46,10 @@ class WorkError(Exception):
     """Work failed, such as a download or a training run; exit status 1."""
 
 
+class LostRank(WorkError):
+    """Another process of the same run ended, hangs or cannot be reached."""
+
+
 class Interrupted(BaseException):
     """A signal asked to stop; exit status 128 plus the signal's number.
 

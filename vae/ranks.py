@@ -6,22 +6,25 @@ and no function here communicates.
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vae.errors import WorkError
+from vae.errors import LostRank, printable
 
 # Seconds after which a rank that does not answer is given up; above those of a slow disk or a compiler on one of them.
 TIMEOUT = 180
 _GRACE = 3  # seconds for the other ranks to notice too, and for a launcher that knows more to end this one
+
+# Names the file that tells this machine's launcher that a rank has printed an error.
+REPORT = "VAE_RANKS_REPORT"
 
 Item, Value = TypeVar("Item"), TypeVar("Value")
 
@@ -139,28 +142,26 @@ def share_out(function: Callable[[Item], Value], items: Sequence[Item]) -> list[
 
 def may_report() -> bool:
     """Whether this rank should print its error: only the first that asks does, and the others end in silence."""
+    if REPORT in os.environ:
+        with suppress(FileExistsError):
+            Path(os.environ[REPORT]).touch(exist_ok=False)
+            return True
+        return False
     if not dist.is_initialized():
         return rank() == 0
     with suppress(RuntimeError):
-        return _store().compare_set("reports", "", f"{rank()}") == f"{rank()}".encode()
-    return local() == 0  # the store's machine is out of reach: a message on each of the others
+        return _store().compare_set("report", "", f"{rank()}") == f"{rank()}".encode()
+    return local() == 0  # the store's machine is out of reach: one message on each of the others
 
 
-@contextmanager
-def _reaching_others() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise WorkError(_who_is_missing(error)) from error
+def explained(error: LostRank) -> str:
+    """The message of an error with the numbers of the ranks that are missing, for which this waits a moment.
 
-
-def _who_is_missing(error: RuntimeError) -> str:
-    """A message that names the ranks that are gone; if this machine's launcher saw one die, it ends this process."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    reason = str(error).strip().partition("\n")[0]
+    A launcher that saw one of them end stops this process meanwhile, and says more.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not dist.is_initialized():
-        return f"the ranks do not find each other: {reason}"
+        return f"the ranks do not find each other ({printable(str(error))})"
     missing: list[str] = []
     with suppress(RuntimeError):
         store = _store()
@@ -168,10 +169,15 @@ def _who_is_missing(error: RuntimeError) -> str:
         time.sleep(_GRACE)
         missing = [str(number) for number in range(count()) if not store.check([f"alive {number}"])]
     who = f"rank {' and '.join(missing)} of {count()}" if missing else "the other ranks"
-    return (
-        f"lost contact with {who} (ended, hanging or cut off: {reason}); the last checkpoint is kept, "
-        "and the next run resumes from it"
-    )
+    return f"lost contact with {who}, which ended, hangs or is cut off ({printable(str(error))})"
+
+
+@contextmanager
+def _reaching_others() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRank(str(error).strip().partition("\n")[0]) from error
 
 
 def _store() -> Any:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vae import ranks
 from vae.data.images import Split, pixels
 from vae.device import seeded
 from vae.evaluation.slices import decoding_in_slices
@@ -53,19 +54,24 @@ def score(model: VAE, split: Split, samples: int, seed: int) -> Scores:
     Images are scored in chunks of a fixed size. Each has a seed of its own, derived from `seed` and its number, so that
     its scores depend on no other chunk. If memory runs out, a chunk's draws are decoded in smaller slices, with a
     printed line; the draws stay the same, and scores change by no more than the rounding of float32 (about 1e-6 of
-    their size).
+    their size). Ranks share the chunks, and all of them return the scores of the whole split.
     """
     device = split.images.device
     rows = _CHUNK_ROWS[device.type]
     draws = min(samples, rows, _CHUNK_DRAWS)
-    parts = []
-    bar = tqdm(total=len(split), unit="image", desc=f"{samples} importance samples", disable=None)
+    description, hidden = f"{samples} importance samples", ranks.rank() > 0 or None
+    bar = tqdm(total=len(split), unit="image", desc=description, disable=hidden)
+
+    def score_chunk(chunk: tuple[int, Split]) -> list[Tensor]:
+        number, batch = chunk
+        with seeded(derive(seed, f"evaluate.chunk_{number}"), device):
+            scores = _score_batch(model, pixels(batch.images, binarize=False), batch.labels, samples, draws)
+        bar.update(min(ranks.count() * len(batch), len(split) - bar.n))
+        return [part.cpu() for part in scores]
+
     with bar, decoding_in_slices(model):
-        for number, batch in enumerate(split.batches(min(rows // draws, _CHUNK_IMAGES))):
-            with seeded(derive(seed, f"evaluate.chunk_{number}"), device):
-                scores = _score_batch(model, pixels(batch.images, binarize=False), batch.labels, samples, draws)
-            parts.append([part.cpu() for part in scores])
-            bar.update(len(batch))
+        chunks = list(enumerate(split.batches(min(rows // draws, _CHUNK_IMAGES))))
+        parts = ranks.share_out(score_chunk, chunks)
     return Scores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vae import ranks
 from vae.evaluation.classifier import Judgement
 from vae.evaluation.uncertainty import Estimate, flat, over_draws, over_images, ratio
 from vae.model import VAE
@@ -22,7 +23,7 @@ def generate(model: VAE, n: int, seed: int, number: int = 0) -> Tensor:
 
     Binary pixels are drawn from p(x | z), as in the data. Gray pixels are the mean of p(x | z): the noise of
     independent pixels looks like no image and would dominate the measures. A conditional model draws the same number
-    of images for each class.
+    of images for each class. Ranks share the decoding, and all of them return the whole set.
     """
     device = next(model.parameters()).device
     # Each part has its own seed: a shared one would repeat images, successive ones would repeat those of other runs.
@@ -30,11 +31,16 @@ def generate(model: VAE, n: int, seed: int, number: int = 0) -> Tensor:
     seeds = torch.randint(2**32, (len(range(0, n, _BATCH)),), generator=generator).tolist()
     noise = torch.Generator(device).manual_seed(derive(seed, f"sample.pixels.{number}"))
     labels = torch.arange(n, device=device) % model.classes if model.classes else None
+
+    def decode(part: tuple[int, int]) -> Tensor:
+        start, part_seed = part
+        size = min(_BATCH, n - start)
+        chosen = None if labels is None else labels[start : start + size]
+        return model.draw_prior(size, part_seed, chosen)[1].mean.cpu()
+
     parts = []
-    for start, part_seed in zip(range(0, n, _BATCH), seeds, strict=True):
-        part = slice(start, min(start + _BATCH, n))
-        chosen = None if labels is None else labels[part]
-        means = model.draw_prior(part.stop - part.start, part_seed, chosen)[1].mean
+    for means in ranks.share_out(decode, list(zip(range(0, n, _BATCH), seeds, strict=True))):
+        means = means.to(device)
         if model.likelihood.binary:
             means = torch.bernoulli(means, generator=noise)
         parts.append((means * 255).round().to(torch.uint8))

@@ -1,12 +1,13 @@
 """The training loop: epochs of captured or eager steps, checkpoints between them, exact resumption."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 
 from vae.device import matrix_precision
-from vae.errors import Interrupted, SettingError
+from vae.errors import Interrupted, LostRank, SettingError
 from vae.model import VAE
 from vae.settings import Train
 from vae.training import signals
@@ -52,7 +53,7 @@ def train(
         if progress.epoch:
             after_epoch(progress)
         sizes = _batch_sizes(len(data.train), settings.batch_size)
-        with make_bar(progress, settings.epochs, len(sizes)) as bar:
+        with _silent_if_stopped(received), make_bar(progress, settings.epochs, len(sizes)) as bar:
             while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
                 if progress.batch == 0:
                     if progress.epoch and finish_now():
@@ -79,6 +80,17 @@ def train(
         model.eval()
         take_last_snapshot(model, progress, data)
     return progress
+
+
+@contextmanager
+def _silent_if_stopped(received: list[int]) -> Iterator[None]:
+    """Take other ranks that are lost for a stop, if this one was asked to stop, too: whoever asked says why."""
+    try:
+        yield
+    except LostRank as error:
+        if received:
+            raise Interrupted(received[0], "") from error
+        raise
 
 
 def _batch_sizes(images: int, batch_size: int) -> list[int]:

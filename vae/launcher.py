@@ -1,4 +1,4 @@
-"""Start a stage as several processes, by torch's own launcher."""
+"""Start a command as several processes on this machine, by torch's own launcher."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vae.errors import Interrupted, WorkError
+from vae.errors import Interrupted, LostRank
 
 if TYPE_CHECKING:
     from vae.settings import Train
@@ -29,11 +29,11 @@ def wanted(settings: "Train") -> int:
     return max(torch.cuda.device_count(), 1) if settings.device != "cpu" else 1
 
 
-def launch(count: int) -> None:
-    """Run this stage again as `count` processes on this machine, and wait for them.
+def launch(module: str, count: int) -> None:
+    """Run `python -m module` as `count` processes, and wait for them.
 
     Raises:
-        WorkError: a process was killed, which cannot say so itself.
+        LostRank: a process was killed, which cannot say so itself.
         SystemExit: a process failed, with its exit status; it has printed why.
         Interrupted: on SIGINT or SIGTERM, once the processes have ended.
     """
@@ -41,29 +41,40 @@ def launch(count: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its own account of every failure
-    stage = Path(sys.argv[0]).stem
-    with tempfile.TemporaryDirectory() as logs:
+    from vae import ranks
+
+    for name in filter(lambda name: name.startswith("torch.distributed.elastic"), logging.root.manager.loggerDict):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # its own account of every failure
+    with tempfile.TemporaryDirectory() as folder:
+        reported = Path(folder) / "reported"
+        os.environ[ranks.REPORT] = str(reported)
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=count,
-            run_id=stage,
+            run_id=module,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
             max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", f"stages.{stage}")
+            elastic_launch(config, sys.executable)("-m", module)
         except ChildFailedError as error:
             number, failure = error.get_first_failure()
-            if failure.exitcode > 0:
-                sys.exit(failure.exitcode)
-            raise WorkError(
-                f"rank {number} of {count} was ended by {failure.signal_name()}, and the others after it; "
-                "the last checkpoint is kept, and the next run resumes from it"
-            ) from error
+            if reported.exists():
+                sys.exit(max(failure.exitcode, 1))
+            how = f"was ended by {failure.signal_name()}" if failure.exitcode < 0 else f"ended ({failure.exitcode})"
+            raise LostRank(f"rank {number} of {count} {how}, and the others after it") from error
         except SignalException as error:
-            raise Interrupted(error.sigval, "") from error
+            raise Interrupted(error.sigval, "" if reported.exists() else f"stopped by {error.sigval.name}") from error
+
+
+def explained(error: LostRank) -> str:
+    """The message of an error, with what the ranks know of those that are lost."""
+    if rank() is None:
+        return str(error)
+    from vae import ranks
+
+    return ranks.explained(error)
