@@ -128,3 +128,22 @@ def test_a_signal_finishes_training_after_its_epoch_and_the_later_stages_run(lon
     epochs = json.loads((long_training / "metrics/train.json").read_text())["epochs"]
     assert epochs == len(rows(long_training / "plots/history.csv")) < 40
     call(long_training, "python", "-m", "stages.evaluate")
+
+
+@pytest.mark.fault
+def test_a_run_goes_on_elsewhere_with_the_threads_that_it_was_begun_with(long_training: Path, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(long_training, tmp_path / "elsewhere"))
+    call(long_training, "env", "OMP_NUM_THREADS=1", "python", "-m", "stages.train")
+
+    process = start(elsewhere, "env", "OMP_NUM_THREADS=1", "python", "-m", "stages.train")
+    while process.poll() is None and not list((elsewhere / "data/.checkpoints").glob("*/last.pt")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert "the next run resumes from it" in process.communicate(timeout=60)[0]
+    # Threads beyond the cores would be as many as there are cores.
+    here = min(2, os.cpu_count() or 1)
+    output = call(elsewhere, "env", f"OMP_NUM_THREADS={here}", "python", "-m", "stages.train")
+
+    assert "resuming from checkpoint" in output
+    assert ("resuming as the run was begun: threads 1 (here 2)" in output) == (here == 2)
+    assert contents(elsewhere, *OUTPUTS) == contents(long_training, *OUTPUTS)
