@@ -1,6 +1,6 @@
 """Time the trainer against plain Pyro, bare PyTorch and the arithmetic: `python -m benchmarks.run`.
 
-It prints four tables in Markdown and writes every single timing, with machine and versions, as JSON. What fails is
+It prints five tables in Markdown and writes every single timing, with machine and versions, as JSON. What fails is
 a row that says why, and makes the exit status 1.
 """
 
@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import measurements, report
 from benchmarks.floor import fastest_product
+from benchmarks.ranks import scaling
 from tools.tables import table
 from vae.device import set_up
 from vae.errors import InputError
@@ -43,6 +44,16 @@ TABLES = {
         "samples": "{samples:,}",
         "images x samples/s": "{draws_per_second:,.0f}",
         **_SHARE,
+    },
+    "ranks": {
+        "network": "{network}",
+        "batch": "{batch_size:d}",
+        "processes": "{processes:d}",
+        "threads of each": "{threads:d}",
+        "images/s": "{images_per_second:,.0f}",
+        "share of the ideal": "{share_of_ideal:.0%}",
+        "MB sent per step": "{megabytes_per_step:.1f}",
+        "least MB": "{least_megabytes:.1f}",
     },
 }
 
@@ -80,6 +91,7 @@ def measure(name: str, device: str, images: int, rounds: int, products: measurem
         "growth": partial(measurements.growth, *arguments, products),
         "family": partial(measurements.family, *arguments),
         "evaluation": partial(measurements.evaluation, *arguments, products),
+        "ranks": partial(scaling, *arguments),
     }
     return list(sections[name]())
 
@@ -109,6 +121,9 @@ def _note(name: str, rows: list[measurements.Row], options: argparse.Namespace, 
     if name == "family":
         timed = "".join({f"; timed on {row['images']:,} images and scaled" for row in rows if "images" in row})
         return f"The trainer's epoch for each part of the model family, at batch 256, {medians}{timed}."
+    if name == "ranks":
+        ideal = "one process with the threads of each, times their number"
+        return f"Processes that share each mini-batch. The ideal: {ideal}."
     return f"Importance-sampled log-likelihood, median of {options.rounds} runs; its floor is the decoder's arithmetic."
 
 

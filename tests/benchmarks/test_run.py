@@ -192,7 +192,9 @@ def test_matrix_products_leave_the_precision_as_it_was(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Matrix products and importance samples that take no time, all in this process."""
+    """Matrix products, importance samples and launches that take no time, all in this process."""
+    timing = {"seconds": 1.0, "threads": 1, "megabytes_per_step": None, "least_megabytes": 0.0}
+    monkeypatch.setattr("benchmarks.ranks._launch", lambda *_: timing)
     monkeypatch.setattr(run, "in_own_process", lambda work, *arguments: work(*arguments))
     monkeypatch.setattr("benchmarks.floor._SQUARES", {"cpu": (64,)})
     monkeypatch.setattr("benchmarks.floor._LEAST_SECONDS", 0)
@@ -208,7 +210,7 @@ def finite(value):
 
 
 @pytest.mark.slow
-def test_run_prints_three_tables_and_writes_every_timing(tmp_path, capsys, quick):
+def test_run_prints_its_tables_and_writes_every_timing(tmp_path, capsys, quick):
     before = pyro.settings.get()
     output = tmp_path / "results.json"
     arguments = ["--images", "512", "--rounds", "2", "--device", "cpu", "--no-memory", "--output", str(output)]
@@ -248,6 +250,7 @@ def test_run_prints_three_tables_and_writes_every_timing(tmp_path, capsys, quick
     assert {row["axis"] for row in results["growth"]} == set(AXES)
     assert [row["value"] for row in results["growth"] if row["axis"] == "data set size"] == [32, 128, 512]
     assert [row["samples"] for row in results["evaluation"]] == [7, 7, 7]
+    assert {row["processes"] for row in results["ranks"]} == {1, 2}
 
     printed = capsys.readouterr().out
     assert printed.count("share of the floor |") == 3
@@ -303,6 +306,7 @@ def test_a_family_that_fails_wholly_is_a_table_of_reasons(fail_where, tmp_path, 
     fail_where(lambda *_: True)
     for name in ("compare", "growth", "evaluation"):
         monkeypatch.setattr(measurements, name, lambda *_: iter([]))
+    monkeypatch.setattr(run, "scaling", lambda *_: iter([]))
     output = tmp_path / "results.json"
     assert run.main(["--images", "512", "--device", "cpu", "--no-memory", "--output", str(output)]) == 1
     assert len(failures(json.loads(output.read_text())["family"])) == len(measurements.FAMILY)
