@@ -78,7 +78,8 @@ def scaling(device: torch.device, images: int, rounds: int) -> Iterator[Row]:
 def _launch(case: Case, name: str, images: int, device: torch.device) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "timing.json"
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.processes}"]
+        several = ["--standalone", f"--nproc-per-node={case.processes}", f"--log-dir={folder}"]
+        launcher = ["-m", "torch.distributed.run", *several]
         command = ["-m", "benchmarks.ranks", name, str(images), device.type, str(output)]
         environment = os.environ | ({"OMP_NUM_THREADS": str(case.threads)} if case.threads else {})
         arguments = [sys.executable, *(launcher if case.processes > 1 else []), *command]
