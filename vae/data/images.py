@@ -11,6 +11,8 @@ from torch import Tensor
 from vae.ranks import Rows
 from vae.settings import Binarization
 
+_CHUNK = 10_000  # images binarized at a time, as their random numbers take four times their memory
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -51,15 +53,18 @@ class Split:
 
 
 def binarize(images: Tensor, how: Binarization, generator: torch.Generator) -> Tensor:
-    """Binarize grayscale images, uint8 of any shape, to 0 and 255; `none` leaves them unchanged.
+    """Binarize grayscale images, uint8 (n, ...), to 0 and 255; `none` leaves them unchanged.
 
     `dynamic` and `static` draw each pixel as 1 with its intensity as the probability
     (Salakhutdinov & Murray 2008); `threshold` sets pixels above one half to 1.
     """
     if how == "none":
         return images.clone()  # tensors in one file must not share memory
-    level = 0.5 if how == "threshold" else torch.rand(images.shape, generator=generator)
-    return (images / 255 > level).to(torch.uint8) * 255
+    drawn = torch.empty_like(images)
+    for part, out in zip(images.split(_CHUNK), drawn.split(_CHUNK), strict=True):
+        level = 0.5 if how == "threshold" else torch.rand(part.shape, generator=generator)
+        out.copy_(part / 255 > level).mul_(255)
+    return drawn
 
 
 def pixels(images: Tensor, binarize: bool, rows: Rows | None = None) -> Tensor:

@@ -191,7 +191,7 @@ class Train(Section):
     # Neither DVC nor a checkpoint's identity depends on these: the number of processes changes the rounding of results,
     # as another processor does, the others nothing.
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset(
-        {"processes", "checkpoint_every", "keep_checkpoint", "tensorboard"}
+        {"processes", "images", "checkpoint_every", "keep_checkpoint", "tensorboard"}
     )
 
     device: Device
@@ -220,6 +220,7 @@ class Train(Section):
     patience: EpochsOrOff
     precision: Literal["auto", "float32", "tf32", "bfloat16"]
     step: Literal["auto", "eager", "recorded", "compiled", "graph"]
+    images: Literal["auto", "resident", "streamed"]
     checkpoint_every: Epochs
     keep_checkpoint: bool
     tensorboard: FolderOrOff

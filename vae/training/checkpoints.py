@@ -30,7 +30,7 @@ def digest(*parts: Any) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.Tensor):
-            part = part.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            part = part.contiguous().view(-1).view(torch.uint8).numpy()
         elif not isinstance(part, bytes):
             part = json.dumps(part, sort_keys=True).encode()
         total.update(hashlib.sha256(part).digest())

@@ -21,9 +21,12 @@ class Data:
     showcase: Split
     binarize: bool
 
-    def to(self, device: torch.device) -> "Data":
-        """The same data on a device, where it stays during training."""
-        return Data(*(None if split is None else split.to(device) for split in self.splits), self.binarize)
+    def to(self, device: torch.device, streamed: bool = False) -> "Data":
+        """The same data on a device, where it stays during training; `streamed` training images stay where they are."""
+        images, labels = self.train.images, self.train.labels.to(device)
+        train = Split(images if streamed else images.to(device), labels)
+        validation = None if self.validation is None else self.validation.to(device)
+        return Data(train, validation, self.showcase.to(device), self.binarize)
 
     @property
     def splits(self) -> tuple[Split, Split | None, Split]:

@@ -1,5 +1,7 @@
 """The initialization before training."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -9,23 +11,27 @@ from vae.model.distributions.posteriors import DiagonalNormal
 from vae.model.distributions.priors import VampPrior
 from vae.settings import Train
 
+_ENOUGH = 100_000_000  # pixels for a mean image, 400 MB as float32
+
 
 @torch.no_grad()
 def initialize(model: VAE, images: Tensor, settings: Train) -> None:
     """Draw the weights as the settings say, then start from training images, uint8 (n, ...), if they say so.
 
-    The decoder then starts at their mean and a VampPrior at some of them, otherwise at torch's random bias and at
-    N(0.05, 0.01^2) as in the code of Tomczak & Welling (2018).
+    The decoder then starts at their mean (if there are more than 100 million pixels, that of every k-th image) and a
+    VampPrior at some of them, otherwise at torch's random bias and at N(0.05, 0.01^2) as in the code of Tomczak &
+    Welling (2018).
     """
     if settings.initialization != "torch":
         _draw_weights(model, settings.initialization)
     if settings.initialize_from_data:
-        intensities = pixels(images, binarize=False)
-        model.decoder.bias.copy_(model.likelihood.initial_output(intensities))
+        spread = images[:: math.ceil(images.numel() / _ENOUGH)]
+        model.decoder.bias.copy_(model.likelihood.initial_output(pixels(spread, binarize=False)))
     if isinstance(model.prior, VampPrior):
         if settings.initialize_from_data:
             components = len(model.prior.logits)
-            model.prior.initialize(intensities[torch.randperm(len(images))[:components]])
+            some = images[torch.randperm(len(images))[:components]]
+            model.prior.initialize(pixels(some, binarize=False))
         else:
             model.prior.logits.normal_(0.05, 0.01).clamp_(0.001, 0.999).logit_()
 

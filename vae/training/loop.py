@@ -16,6 +16,7 @@ from vae.training.epoch import finish, finite_means, take_last_snapshot
 from vae.training.progress import Progress, make_bar, report
 from vae.training.state import resume, save
 from vae.training.step import Step
+from vae.training.supply import placed
 
 
 def train(
@@ -46,7 +47,8 @@ def train(
     model.train()
     if settings.step == "graph" and device.type != "cuda":
         raise SettingError("train.step", f"got 'graph', allowed on {device.type}: auto, eager")
-    data = data.to(device)
+    settings = placed(settings, data.train.images, device)
+    data = data.to(device, streamed=settings.images == "streamed")
     with matrix_precision(settings.precision), signals.collected() as received:
         step = Step(model, data.train.images, data.binarize, settings, data.train.labels)
         progress = (resume(step, data, checkpoints) if checkpoints else None) or Progress()

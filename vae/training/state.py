@@ -19,8 +19,8 @@ def save(step: Step, progress: Progress, folder: Path) -> None:
     if ranks.rank() > 0:
         return
     state = {"progress": vars(progress), "tensors": step.tensors(), "random": torch.get_rng_state()}
-    if step.images.device.type == "cuda":
-        state["cuda_random"] = torch.cuda.get_rng_state(step.images.device)
+    if step.device.type == "cuda":
+        state["cuda_random"] = torch.cuda.get_rng_state(step.device)
     checkpoints.write(folder, state)
 
 
@@ -38,7 +38,7 @@ def resume(step: Step, data: Data, folder: Path) -> Progress | None:
     step.restore(state["tensors"])
     torch.set_rng_state(state["random"])
     if "cuda_random" in state:
-        torch.cuda.set_rng_state(state["cuda_random"], step.images.device)
+        torch.cuda.set_rng_state(state["cuda_random"], step.device)
     if ranks.rank() == 0:
         where = f"after epoch {progress.epoch} and {progress.batch} steps of the next"
         print(f"resuming from checkpoint: {where}", flush=True)
@@ -55,7 +55,7 @@ def check(state: Any, step: Step, data: Data) -> None:
     batch = progress.batch or (steps if progress.epoch else 0)
     _require(tensors["counters"].tolist() == [progress.epoch * steps + progress.batch, batch], "counters")
     _require(torch.equal(tensors["order"].sort().values, torch.arange(len(step.images))), "order")
-    devices = {"random": "cpu"} | ({"cuda_random": "cuda"} if step.images.device.type == "cuda" else {})
+    devices = {"random": "cpu"} | ({"cuda_random": "cuda"} if step.device.type == "cuda" else {})
     _require(state.keys() == {"progress", "tensors", *devices}, "keys")
     for name, device in devices.items():
         torch.Generator(device).set_state(state[name])

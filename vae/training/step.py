@@ -22,6 +22,7 @@ from vae.training.choices import resolved
 from vae.training.exchange import Exchange
 from vae.training.gradients import CannotCompile, Gradients, Inputs, by_programs, compiled, recorded
 from vae.training.schedules import kl_weights, learning_rates
+from vae.training.supply import Resident, Streamed
 
 _PACE = 25  # steps between waits for the device: enough to keep it busy, few enough to stop quickly
 
@@ -29,7 +30,8 @@ _PACE = 25  # steps between waits for the device: enough to keep it busy, few en
 class Step:
     """Draw a mini-batch, compute the loss and its gradients, update the parameters and the running totals.
 
-    Images are uint8 (n, channels, height, width); labels, int64 (n,), are only used by conditional models.
+    Images are uint8 (n, channels, height, width), on the model's device or, if `train.images` is `streamed`, on the
+    CPU; labels, int64 (n,), are on the device and only used by conditional models.
 
     Attributes:
         totals: the sums of log-likelihood and KL over the images since `begin_epoch`, float64 (2,).
@@ -44,9 +46,12 @@ class Step:
     def __init__(
         self, model: VAE, images: Tensor, binarize: bool, settings: Train, labels: Tensor | None = None
     ) -> None:
-        device, self.chosen = images.device, settings.step == "auto"
+        device, self.chosen = next(model.parameters()).device, settings.step == "auto"
         settings = resolved(settings, len(images), device)
         self.model, self.images, self.binarize, self.settings = model, images, binarize, settings
+        self.device = device
+        streamed = settings.images == "streamed"
+        self.supply = Streamed(images, settings.batch_size, device) if streamed else Resident(images)
         self.labels = labels if model.classes else None
         per_epoch = math.ceil(len(images) / settings.batch_size)
         steps = per_epoch * settings.epochs
@@ -82,21 +87,23 @@ class Step:
             torch.randperm(len(self.order), out=self.order)
         for started in (self.batch, self.losses, self.totals):
             started.zero_()
+        self.supply.begin(self.order, self.batch)
 
     def __call__(self, size: int) -> None:
         """Train on the next `size` images of the epoch; returns early, at most 50 steps ahead of the device."""
+        self.supply.advance()
         if self.captures and size not in self.graphs:
             self._capture(size)
         if size in self.graphs:
             self.graphs[size].replay()
         else:
             self._run(size)
-        if self.images.device.type == "cuda":
+        if self.device.type == "cuda":
             self._keep_pace()
 
     def seems_finite(self, number: int) -> bool:
         """Whether the losses up to the epoch's step of this number are finite; on a GPU up to 50 steps before it."""
-        if self.images.device.type == "cuda":
+        if self.device.type == "cuda":
             return self.finite
         return math.isfinite(self.losses[number - 1].item())
 
@@ -110,7 +117,7 @@ class Step:
         if asked:
             self.exchange.asked.fill_(1)
         # Reading makes a GPU wait.
-        return (self.images.device.type != "cuda" or number % _PACE == 0) and self.exchange.told.item() > 0
+        return (self.device.type != "cuda" or number % _PACE == 0) and self.exchange.told.item() > 0
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that a step writes, by name; not copies."""
@@ -125,6 +132,7 @@ class Step:
         """Restore what `tensors` returned earlier, in place, so that captured graphs stay valid."""
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
+        self.supply.begin(self.order, self.batch)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -145,7 +153,7 @@ class Step:
         rows = ranks.rows(size)
         chosen = torch.add(self.offsets[rows.slice], self.batch, alpha=self.settings.batch_size)
         chosen = self.order.index_select(0, chosen)
-        images = pixels(self.images.index_select(0, chosen), self.binarize, rows)
+        images = pixels(self.supply(chosen), self.binarize, rows)
         labels = None if self.labels is None else self.labels.index_select(0, chosen)
         inputs = Inputs(images, labels, self.kl_weight, rows if self.exchange else None)
         if size not in self.gradients:
