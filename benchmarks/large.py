@@ -160,6 +160,8 @@ def main(arguments: list[str]) -> int:
         images, labels = (torch.from_numpy(array) for array in read("mnist", options.raw)["train"])
     except InputError as error:
         parser.error(str(error))
+    if NETWORK.batch_size * (WARM_UP + options.steps) > options.copies * len(images):
+        parser.error(f"--steps: {WARM_UP + options.steps} steps need more than {options.copies * len(images):,} images")
     metadata = {"dataset": "mnist", "binarization": "dynamic", "classes": class_names("mnist")}
     kinds = [(way, cold) for cold in (False, True) for way in WAYS]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -44,14 +44,13 @@ def sample(settings: Settings) -> None:
     drawn, judged = sets[0], [judging.judge(classifier, images) for images in sets]
     scores = metrics(judged, real, trained_on, settings.sample.neighbors, settings.sample.seed)
 
-    known = known.to(device)
     distances, indices = nearest(drawn[:COMPARED], known)
     usual, _ = nearest(chosen_test[:COMPARED].to(device), known)
     scores |= flat(distance_ratio(distances, usual))
     probabilities = judged[0].probabilities[:SHOWN]
     kept = {
         "samples": drawn[:SHOWN],
-        "neighbors": known[indices[:SHOWN]],
+        "neighbors": known[indices[:SHOWN].cpu()],
         "distances": distances[:SHOWN],
         "predicted": probabilities.argmax(dim=1),
         "confidence": confidence(probabilities),

@@ -31,6 +31,14 @@ def test_black_pixels_stay_black_when_the_draw_is_exactly_0(monkeypatch):
     assert torch.equal(binarize(images, "dynamic", generator()), images)
 
 
+@pytest.mark.parametrize("how", ["dynamic", "threshold"])
+def test_images_drawn_in_parts_are_those_drawn_at_once(monkeypatch, how):
+    images = torch.randint(256, (23, 1, 5, 3), dtype=torch.uint8, generator=generator(1))
+    at_once = binarize(images, how, generator())
+    monkeypatch.setattr("vae.data.images._CHUNK", 7)
+    assert torch.equal(binarize(images, how, generator()), at_once)
+
+
 def test_threshold_takes_pixels_above_one_half_for_1():
     images = torch.arange(256, dtype=torch.uint8)
     expected = np.where(np.arange(256) > 127.5, 255, 0)

@@ -190,6 +190,18 @@ def test_a_file_of_another_kind_is_no_split(some, tmp_path, change, reason):
     assert reason in str(caught.value)
 
 
+def test_a_gray_pixel_is_seen_wherever_it_is(some, tmp_path, monkeypatch):
+    monkeypatch.setattr("vae.data.splits._CHUNK", 3)  # of 7 images
+    path, metadata = tmp_path / "some.safetensors", METADATA | {"binarization": "static"}
+    images = torch.zeros_like(some.images)
+    write_split(path, Split(images, some.labels), metadata)
+    assert torch.equal(read_split(path)[0].images, images)
+    images[-1, -1, -1, -1] = 1
+    write_split(path, Split(images, some.labels), metadata)
+    with pytest.raises(InputError, match="gray pixels"):
+        read_split(path)
+
+
 def test_a_missing_split_is_named(tmp_path):
     with pytest.raises(InputError, match="absent: not found"):
         read_split(tmp_path / "absent")

@@ -1,5 +1,6 @@
 import re
 import signal
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,16 @@ def test_a_digest_depends_on_every_part(index, other):
 
 def test_a_digest_depends_on_where_one_part_ends():
     assert len({checkpoints.digest(*parts) for parts in [(b"ab", b"c"), (b"a", b"bc"), (b"abc",), (b"c", b"ab")]}) == 4
+
+
+def test_a_digest_copies_no_tensor():
+    large = torch.zeros(20_000_000, dtype=torch.uint8)
+    tracemalloc.start()
+    try:
+        checkpoints.digest(large)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 PARTS = {

@@ -19,6 +19,15 @@ def test_training_starts_at_the_mean_image(make_model, make_train, digits):
     np.testing.assert_allclose(model.sample(1, seed=0)[0].detach(), np.clip(mean, 0.001, 0.999), rtol=1e-5)
 
 
+def test_of_many_images_every_kth_makes_the_mean_image(make_model, make_train, digits, monkeypatch):
+    monkeypatch.setattr("vae.training.initialization._ENOUGH", 64 * 500)  # of 1797: every fourth
+    model, expected = make_model(), make_model()
+    initialize(model, digits, make_train())
+    initialize(expected, digits[::4], make_train())
+    assert torch.equal(model.decoder.bias, expected.decoder.bias)
+    assert not torch.equal(digits[::4].float().mean(0), digits.float().mean(0))
+
+
 def test_a_vampprior_starts_at_training_images(make_model, make_train, digits):
     model = make_model(prior="vampprior", prior_components=20)
     initialize(model, digits[:200], make_train())

@@ -116,7 +116,7 @@ def test_on_a_gpu_mini_batches_are_copied_to_it_and_the_rest_stays_on_the_host(f
 # --- Whole runs
 
 
-@pytest.mark.parametrize("keys", [{"step": "eager"}, {"step": "recorded"}, {"shuffle": False, "batch_size": 7}])
+@pytest.mark.parametrize("keys", [{"step": "eager"}, {"step": "recorded"}, {"shuffle": False, "batch_size": 25}])
 def test_a_streamed_run_ends_with_the_same_bytes(run, data, keys):
     resident, resident_model = run(data, images="resident", **keys)
     streamed, streamed_model = run(data, images="streamed", **keys)
@@ -141,6 +141,19 @@ def test_images_of_a_file_are_streamed_from_the_file(run, digits, tmp_path, monk
     monkeypatch.setattr(np, "take", lambda source, *rest, **keys: sources.append(source) or take(source, *rest, **keys))
     run(Data(split, None, split.first(5), binarize=True), images="streamed", epochs=1)
     assert {source.ctypes.data for source in sources} == {split.images.data_ptr()}
+
+
+def test_a_file_that_is_replaced_meanwhile_is_streamed_as_it_was(run, digits, tmp_path):
+    path = tmp_path / "train.safetensors"
+    metadata = {"dataset": "digits", "binarization": "dynamic", "classes": list("0123456789")}
+    write_split(path, as_split(digits[:150]), metadata)
+    split, _ = read_split(path)
+    write_split(path, as_split(255 - digits[:150]), metadata)
+    (_, found), (_, expected) = (
+        run(Data(train, None, as_split(digits[:5]), binarize=True), images="streamed", epochs=1)
+        for train in (split, as_split(digits[:150]))
+    )
+    assert same_weights(found, expected)
 
 
 @pytest.fixture
@@ -176,7 +189,7 @@ def test_a_run_that_is_interrupted_may_continue_from_elsewhere(run, data, tmp_pa
 
 @pytest.mark.fault
 @pytest.mark.parametrize("failing", [1, 2, 5])
-def test_what_fails_in_a_thread_ends_the_run_with_its_error(run, data, monkeypatch, failing):
+def test_what_fails_in_a_thread_ends_the_run_with_its_error(run, data, monkeypatch, tmp_path, failing):
     take, calls = np.take, []
 
     def fail(*arguments, **keys):
@@ -187,4 +200,5 @@ def test_what_fails_in_a_thread_ends_the_run_with_its_error(run, data, monkeypat
 
     monkeypatch.setattr(np, "take", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        run(data, images="streamed")
+        run(data, images="streamed", checkpoints=tmp_path, checkpoint_every=1)
+    assert (tmp_path / "last.pt").exists() == (failing > 3), "the first epoch has three mini-batches"

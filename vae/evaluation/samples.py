@@ -176,22 +176,24 @@ def class_balance(probabilities: Tensor) -> float:
 def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     """Find the reference nearest to each image by Euclidean distance of pixels in [0, 1].
 
-    Images and references are uint8 (n, channels, height, width) and (m, channels, height, width). Returns distances,
-    float32 (n,), and indices of references, int64 (n,).
+    Images and references are uint8 (n, channels, height, width) and (m, channels, height, width); references may stay
+    on the CPU, from where they come chunk by chunk. Returns distances, float32 (n,), and indices of references, int64
+    (n,), on the images' device.
     """
     points = images.flatten(1).float() / 255
     best = torch.full((len(points),), torch.inf, device=points.device)
     indices = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     size = max(_CHUNK // len(points), 1)
     for number, chunk in enumerate(references.split(size)):
-        others = chunk.flatten(1).float() / 255
+        others = chunk.to(points.device).flatten(1).float() / 255
         # The squared distance minus the image's own squared norm, which is the same for all references.
         values, places = torch.addmm(others.square().sum(dim=1), points, others.T, alpha=-2).min(dim=1)
         nearer = values < best
         best = torch.where(nearer, values, best)
         indices = torch.where(nearer, places + number * size, indices)
     # Recomputed, as rounding in `best` turns exact zeros into small numbers.
-    distances = (points - references[indices].flatten(1).float() / 255).norm(dim=1)
+    found = references[indices.to(references.device)].to(points.device)
+    distances = (points - found.flatten(1).float() / 255).norm(dim=1)
     return distances, indices
 
 
