@@ -35,6 +35,7 @@ CASES = {
         {"particles": 2},
     ),
     "a norm of all gradients": ({}, {"gradient_clip": 1.0, "weight_decay": 0.1, "ema_decay": 0.9}),
+    "streamed images": ({}, {"images": "streamed"}),
     "a record": ({"levels": "iwae", "top_dim": 2, "inner_widths": [8]}, {"step": "recorded"}),
 }
 

@@ -9,6 +9,7 @@ import torch
 
 from tests.conftest import as_split
 from tests.training.conftest import same_weights
+from vae import ranks
 from vae.data.images import Split
 from vae.data.splits import read_split, write_split
 from vae.errors import Interrupted
@@ -70,6 +71,24 @@ def test_mini_batches_follow_the_order_from_any_of_them_on(images, batch):
     sizes = [64, 64, 22][batch:]
     for found, places in zip(gathered(streamed, sizes), order().split(64)[batch:], strict=True):
         assert torch.equal(found, images[places])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_each_rank_gathers_its_rows_of_every_mini_batch(images, monkeypatch, count):
+    sizes = [37, 37, 37, 37, 2]
+    parts = []
+    for rank in range(count):
+        monkeypatch.setattr(ranks, "count", lambda: count)
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        streamed = Streamed(images, 37, CPU)
+        streamed.begin(order(), START)
+        own = [size if size < count else len(range(size)[ranks.rows(size).slice]) for size in sizes]
+        parts.append([*gathered(streamed, own)])
+    for places, *rows in zip(order().split(37), *parts, strict=True):
+        if len(places) < count:
+            assert all(torch.equal(part, images[places]) for part in rows)
+        else:
+            assert torch.equal(torch.cat(rows), images[places])
 
 
 def test_an_epoch_that_is_left_early_leaves_nothing_behind(images):

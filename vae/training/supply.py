@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae import ranks
 from vae.settings import Train
 
 _SHARE = 0.5  # of the free memory that images may take: the rest is the model's, its steps' and that of others
@@ -29,7 +30,7 @@ def placed(settings: Train, images: Tensor, device: torch.device) -> Train:
     if settings.images != "auto":
         return settings
     size, most = images.nbytes, _SHARE * _memory(device)
-    if size > most:
+    if size > most and ranks.rank() == 0:
         where = f"they would take {size / 1e9:.1f} GB, more than half of the memory of {device.type}"
         print(f"streaming the training images, as {where}", flush=True)
     return settings.model_copy(update={"images": "streamed" if size > most else "resident"})
@@ -62,7 +63,7 @@ class Resident:
 
 
 class Streamed:
-    """Images (n, ...) on the host, gathered `size` at a time ahead of the steps.
+    """Images (n, ...) on the host, of which each mini-batch has `size`; this rank's are gathered ahead of the steps.
 
     Attributes:
         batch: the images of the present mini-batch on the device, (size, ...); always the same memory, as a captured
@@ -84,7 +85,8 @@ class Streamed:
         self.ahead.clear()
         places = order.cpu().numpy()
         starts = range(int(batch) * self.size, len(places), self.size)
-        self.coming = (places[start : start + self.size] for start in starts)
+        batches = (places[start : start + self.size] for start in starts)
+        self.coming = (whole[ranks.rows(len(whole)).slice] for whole in batches)
         for _ in range(_AHEAD):
             self._gather_next()
 
