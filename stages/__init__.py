@@ -56,7 +56,8 @@ WRITERS = {
 _MODEL = "make the model smaller (model.latent_dim and the widths)"
 MEMORY = {
     "classify": "lower classify.batch_size or choose another train.device",
-    "train": f"lower train.batch_size or train.particles, {_MODEL} or choose another train.device",
+    "train": f"lower train.batch_size or train.particles, {_MODEL}, set train.images to streamed "
+    "or choose another train.device",
     "evaluate": f"lower evaluate.training_images, {_MODEL} or choose another train.device",
     "sample": f"lower sample.images, {_MODEL} or choose another train.device",
     "embed": "lower embed.images",

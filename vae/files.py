@@ -170,6 +170,9 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file that `write_tensors` wrote: its tensors on `device`, and its metadata.
 
+    On the CPU the tensors are parts of the mapped file: they take no memory that the system cannot take back, and stay
+    as they were if the file is replaced, but not if it is overwritten in place.
+
     Raises:
         FileError: the file is missing or damaged.
     """
