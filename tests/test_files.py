@@ -516,7 +516,7 @@ def test_too_many_open_files_are_not_damage(tmp_path, whole, kind):
 @pytest.mark.fault
 @pytest.mark.parametrize("kind", READERS)
 def test_too_little_memory_is_not_damage(tmp_path, kind):
-    size = 60_000_000
+    size = 200_000_000
     if kind == "npz":
         write_arrays(tmp_path / "file", {"x": np.zeros(size, np.uint8)})
     else:
