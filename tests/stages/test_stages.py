@@ -329,6 +329,14 @@ def test_tensorboard_shows_the_history_in_a_folder_of_the_run_and_changes_no_res
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
 
 
+def test_streamed_images_change_no_result(watched):
+    watched(lambda epoch: None)
+    whole = results()
+    change(train={"images": "streamed"})
+    watched(lambda epoch: None)
+    assert results() == whole
+
+
 def test_a_wish_that_comes_in_the_last_epoch_changes_nothing(watched):
     watched(lambda epoch: None)
     whole = results()
