@@ -195,22 +195,48 @@ def test_every_gradient_has_its_parameters_strides_and_dtype(make_step, choice, 
 # --- A budget of operations
 
 
-def operations(model, train):
-    images = made_up_images(2 * train.batch_size, torch.device("cpu"))
-    step = Step(make_model(model, tuple(images.shape[1:]), CLASSES), images, True, train)
-    step.begin_epoch()
-    step(train.batch_size)
-    with Operations() as counted:
+@pytest.fixture
+def operations(meta, monkeypatch):
+    """Give a function: the operations of a step as a GPU starts them; on a CPU it takes others, and some in halves."""
+    updates = []
+    monkeypatch.setattr(torch, "_fused_adam_", lambda *_, **__: updates.append("_fused_adam_"))
+
+    def names(model, train):
+        images = made_up_images(2 * train.batch_size, torch.device("cpu"))
+        made = make_model(model, tuple(images.shape[1:]), CLASSES).to(meta)
+        step = Step(made, images.to(meta), True, train.model_copy(update={"precision": "float32", "step": "eager"}))
+        step.begin_epoch()
         step(train.batch_size)
-    return counted.names
+        updates.clear()
+        with Operations() as counted:
+            step(train.batch_size)
+        return [*counted.names, *updates]
+
+    return names
 
 
-@pytest.mark.parametrize(("network", "most"), [("textbook", 90), ("params.yaml", 380)])
-def test_a_step_keeps_its_budget_of_operations(lean, network, most):
+@pytest.mark.parametrize(("network", "most"), [("textbook", 70), ("params.yaml", 310)])
+def test_a_step_keeps_its_budget_of_operations(lean, operations, network, most):
     """Each is a kernel on a GPU, where small kernels are most of a step's time. Lower the budget where you can."""
     if network == "textbook":
         names = operations(symmetric(50, [400], "softplus"), training(256, rounds=2))
     else:
         settings = parse_settings(yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
         names = operations(settings.model, settings.train)
-    assert len(names) <= most, collections.Counter(names).most_common()
+    assert 0 < len(names) <= most, collections.Counter(names).most_common()
+
+
+def test_views_are_no_operations():
+    x = torch.ones(4, 4, requires_grad=True)
+    with Operations() as counted:
+        x.detach().unsqueeze(0).view(16).split(4)[0].expand(2, 4)[0].select(0, 1)
+        x.t()[1:]
+        torch.empty(3)
+        x + x
+    assert counted.names == ["add"]
+
+
+def test_lists_of_tensors_are_one_operation():
+    with Operations() as counted:
+        torch._foreach_add_([torch.empty(3), torch.empty(2)], 1)
+    assert counted.names == ["_foreach_add_"]

@@ -74,11 +74,11 @@ def pixels(images: Tensor, binarize: bool, rows: Rows | None = None) -> Tensor:
     mini-batch, they are drawn as they would be among all of it.
     """
     if not binarize:
-        return images.float() / 255
+        return images / 255
     # One random number serves four pixels: a CPU draws them one by one, which would dominate the cost.
     each = images[:1].numel()
     start, stop, whole = rows[:3] if rows else (0, len(images), len(images))
     quarter = torch.empty(math.ceil(whole * each / 4), dtype=torch.int64, device=images.device)
     noise = quarter.random_(-(2**63), None).view(torch.int16)[start * each : stop * each].view(images.shape)
-    thresholds = images.float().mul_(2**16 / 255).sub_(2**15)
+    thresholds = (images * (2**16 / 255)).sub_(2**15)
     return torch.lt(noise, thresholds, out=thresholds)

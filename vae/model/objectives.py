@@ -49,7 +49,8 @@ def elbo_loss(module: nn.Module, args: tuple[Any, ...], kl_weight: Weight, setti
     if settings.free_bits:
         kl = total(_at_least(settings.free_bits, kl_of_site) for kl_of_site in kl_of_sites)
         return kl_weight * kl - terms.log_likelihood.mean(), terms
-    return (kl_weight * terms.kl - terms.log_likelihood).mean(), terms
+    kl = terms.kl if isinstance(kl_weight, float) and kl_weight == 1 else kl_weight * terms.kl
+    return (kl - terms.log_likelihood).mean(), terms
 
 
 def iwae_loss(module: nn.Module, args: tuple[Any, ...], kl_weight: Weight, settings: Train) -> tuple[Tensor, ElboTerms]:

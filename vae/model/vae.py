@@ -106,7 +106,7 @@ class VAE(nn.Module):
             shown = self.label_image(self._one_hot(labels, images.shape[:-3])).unflatten(-1, self.image_shape[1:])
             images = torch.cat([images, shown.unsqueeze(-3)], dim=-3)
         # Centered, so that the first layer's inputs do not all have one sign.
-        return images * 2 - 1 if self.settings.center_inputs else images
+        return torch.rsub(images, -1, alpha=-2) if self.settings.center_inputs else images  # 2 x - 1 in one pass
 
     def posterior_given(self, images: Tensor, labels: Tensor | None = None) -> dist.Distribution:
         """`encode` without checks."""

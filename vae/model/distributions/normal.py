@@ -55,7 +55,8 @@ class StandardNormalVector(NormalVector):
 
 
 def _log_standard_normal(value: Tensor) -> Tensor:
-    return value.square().sum(-1).mul(-0.5).sub(0.5 * math.log(2 * math.pi) * value.shape[-1])
+    # Halving is exact: one pass and two round alike.
+    return torch.rsub(value.square().sum(-1), -0.5 * math.log(2 * math.pi) * value.shape[-1], alpha=0.5)
 
 
 @register_kl(NormalVector, StandardNormalVector)
@@ -71,7 +72,8 @@ class _KLFromStandardNormal(torch.autograd.Function):
     def forward(ctx: Any, mean: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(mean, scale)
         terms = mean.square().addcmul_(scale, scale).sub_(log_scale, alpha=2)
-        return terms.sum(-1).sub_(mean.shape[-1]).mul_(0.5)
+        # Half of the difference in one pass: halving is exact.
+        return torch.rsub(terms.sum(-1), -mean.shape[-1] / 2, alpha=-0.5)
 
     @staticmethod
     @once_differentiable
