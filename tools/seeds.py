@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tools.queue import call_dvc
 from tools.run import environment
 from tools.tables import table
 from vae.errors import InputError, WorkError
@@ -31,9 +32,9 @@ def queue(seeds: int, assignments: Sequence[str]) -> list[str]:
     """
     values = [f"train.seed={','.join(map(str, range(seeds)))}", *assignments]
     options = [option for value in values for option in ("--set-param", value)]
-    names = re.findall(r"^Queued experiment '(.+)' for", _dvc("exp", "run", "--queue", *options), re.MULTILINE)
+    names = re.findall(r"^Queued experiment '(.+)' for", call_dvc("exp", "run", "--queue", *options), re.MULTILINE)
     if len(names) != seeds:
-        _dvc("queue", "remove", *names)
+        call_dvc("queue", "remove", *names)
         raise InputError(
             f"{' '.join(assignments)}: {len(names)} experiments for {seeds} seeds; give each key one value"
         )
@@ -42,7 +43,7 @@ def queue(seeds: int, assignments: Sequence[str]) -> list[str]:
 
 def results(names: Sequence[str]) -> dict[str, Metrics]:
     """The metrics of those of the experiments that succeeded, by name."""
-    shown = [found for base in json.loads(_dvc("exp", "show", "--json")) for found in base["experiments"] or []]
+    shown = [found for base in json.loads(call_dvc("exp", "show", "--json")) for found in base["experiments"] or []]
     # An experiment that failed has metrics too: those of the commit that it started from.
     ended = {found["name"]: found["revs"][0]["data"] for found in shown if _succeeded(found)}
     return {name: _flat(ended[name]["metrics"]) for name in names if name in ended}
@@ -65,14 +66,6 @@ def _succeeded(found: Mapping[str, Any]) -> bool:
 
 def _flat(files: Mapping[str, Any]) -> Metrics:
     return {name: value for file in files.values() for name, value in file["data"].items()}
-
-
-def _dvc(*arguments: str) -> str:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise WorkError(f"dvc {' '.join(arguments)}: exit status {done.returncode}")
-    return done.stdout
 
 
 def count(text: str) -> int:
