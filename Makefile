@@ -14,7 +14,7 @@ setup: $(READY)  ## Make .venv with the pinned packages
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[pipeline,export,graph,notebook,plots,sharing,tensorboard,test]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[pipeline,export,graph,notebook,plots,search,sharing,tensorboard,test]'
 	$(VENV)/bin/python -m tools.vega
 	touch $@
 
@@ -52,7 +52,7 @@ test-oldest test-newest: test-%:
 	$(PYTHON) -m venv --clear .venv-$*
 	.venv-$*/bin/python -m pip install --quiet uv
 	.venv-$*/bin/python -m uv pip install --quiet --resolution $(RESOLUTION) \
-		--python .venv-$*/bin/python --editable '.[pipeline,export,graph,notebook,plots,sharing,tensorboard,test]'
+		--python .venv-$*/bin/python --editable '.[pipeline,export,graph,notebook,plots,search,sharing,tensorboard,test]'
 	.venv-$*/bin/python -m pytest $(QUICK)
 
 test-requirements:  ## Install requirements.txt in a fresh environment, and run every stage there on the digits
