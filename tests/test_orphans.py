@@ -63,7 +63,7 @@ def test_other_settings_after_dvc_was_killed_alone_get_their_own_results(checkou
     assert contents(checkout, *OUTPUTS) == contents(undisturbed, *OUTPUTS), "also once the orphan has ended"
 
 
-def test_a_queue_that_is_stopped_and_killed_leaves_no_process(checkout: Path) -> None:
+def test_a_queue_that_is_stopped_and_killed_leaves_no_process_and_no_folder(checkout: Path) -> None:
     values = [f"train.{key}={value}" for key, value in ENDLESS.items() if key != "snapshot_epochs"]
     parameters = [word for value in values for word in ("--set-param", value)]
     call(checkout, "dvc", "exp", "run", "--queue", *parameters, "train")
@@ -74,3 +74,4 @@ def test_a_queue_that_is_stopped_and_killed_leaves_no_process(checkout: Path) ->
     finally:
         subprocess.run(("dvc", "queue", "stop", "--kill"), cwd=checkout, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     wait_for(lambda: not any("stages." in command for command in processes(checkout)), 20)
+    wait_for(lambda: not list(checkout.glob(".dvc/tmp/exps/tmp*")), 20)

@@ -258,7 +258,7 @@ def open_study(name: str, space: Space) -> optuna.Study:
             )
         for part, value in now.items():
             study.set_user_attr(part, value)
-    elif other := [part for part, value in now.items() if then[part] != value]:
+    elif other := [part for part, value in now.items() if then.get(part) != value]:
         raise InputError(
             f"{path}: made with other {' and '.join(other)}, so that its trials do not compare; give the space's file "
             "another name, or delete this one to start over"
