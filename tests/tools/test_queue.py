@@ -1,6 +1,7 @@
 """Workers of DVC's queue: what of the machine each has, and that their runs end well."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from tests.checkouts import ENVIRONMENT, ROOT, call, contents
 from tests.test_orphans import processes, wait_for
+from tests.test_readme import blocks
 from tools import queue
 from tools.queue import shares, start
 
@@ -117,10 +119,12 @@ def test_two_workers_run_at_once_and_each_has_its_own_variables(workers, tmp_pat
 
 @pytest.mark.slow
 def test_two_workers_give_a_grid_the_results_of_runs_one_by_one(checkout: Path, workers, monkeypatch):
-    grid = ["--set-param", "train.learning_rate=0.001,0.002", "--set-param", "train.epochs=2"]
-    call(checkout, "dvc", "exp", "run", "--queue", "--name", "rate", *grid, "train")
+    pages = "\n".join(text for _, text in blocks(ROOT / "docs/scaling.md"))
+    grid, command = (
+        re.search(pattern, pages, re.MULTILINE)[0].split() for pattern in ("^dvc .*=.*,.*", "^.*queue .*2$")
+    )
+    call(checkout, *grid, "--set-param", "train.epochs=2", "train")
     workers(checkout)
-    command = [sys.executable, "-m", "tools.queue", "--jobs", "2"]
     started = subprocess.run(command, capture_output=True, text=True)
     assert started.returncode == 0, started.stderr
     assert started.stdout.startswith("worker 1: OMP_NUM_THREADS=")
@@ -130,12 +134,12 @@ def test_two_workers_give_a_grid_the_results_of_runs_one_by_one(checkout: Path, 
     metrics = names_and_metrics(checkout)
     monkeypatch.setitem(ENVIRONMENT, "OMP_NUM_THREADS", threads)
     for number, rate in enumerate(("0.001", "0.002"), 1):
-        call(checkout, "dvc", "exp", "apply", f"rate-{number}")
+        call(checkout, "dvc", "exp", "apply", f"grid-{number}")
         queued = contents(checkout, "data/model.safetensors", "plots/history.csv", "metrics/train.json")
         assert f"learning_rate: {rate}" in (checkout / "params.yaml").read_text()
         call(checkout, "python", "-m", "stages.train")
         assert contents(checkout, *queued) == queued
-        assert json.loads(queued["metrics/train.json"]).items() <= metrics[f"rate-{number}"].items()
+        assert json.loads(queued["metrics/train.json"]).items() <= metrics[f"grid-{number}"].items()
 
 
 @pytest.mark.slow
