@@ -1,6 +1,7 @@
 """Workers of DVC's queue: what of the machine each has, and that their runs end well."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -32,8 +33,7 @@ while not os.path.exists(os.environ["BOTH_RUN"]):
     [(8, "", 2, "4"), (8, "3", 2, "3"), (8, "6", 2, "4"), (2, "", 3, "1"), (64, "", 2, "16"), (8, "no", 1, "8")],
 )
 def test_cores_are_divided_and_what_the_user_asks_for_is_the_most(monkeypatch, cores, asked, jobs, threads):
-    monkeypatch.setattr(queue, "available_cores", lambda: cores)
-    monkeypatch.setattr("vae.device.available_cores", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert shares(jobs) == [{"OMP_NUM_THREADS": threads}] * jobs
