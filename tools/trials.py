@@ -270,6 +270,7 @@ def identity(space: Space) -> dict[str, Any]:
     """What must stay the same within a search."""
     drawn = {key: optuna.distributions.distribution_to_json(kind) for key, kind in space.distributions.items()}
     settings = changed(read_yaml("params.yaml"), space.settings)
+    settings = {section: settings[section] for section in ("download", "prepare", "model", "train")}
     return {"space": drawn, "settings": settings, "code": {path: code_identity(Path(path)) for path in CODE}}
 
 

@@ -57,6 +57,11 @@ def test_each_worker_has_a_gpu_of_its_own_where_there_are_several(monkeypatch, v
     assert [share.get("CUDA_VISIBLE_DEVICES") for share in shares(jobs)] == expected
 
 
+def left(folder: Path) -> list[str]:
+    """The workers and runs of a folder's queue that have not ended."""
+    return [command for command in processes(folder) if re.search(r" exp (queue-worker|exec-run) |stages\.", command)]
+
+
 @pytest.fixture
 def workers(monkeypatch):
     """Give a function that makes a folder the working one; at the end no worker of its queue is left."""
@@ -72,7 +77,7 @@ def workers(monkeypatch):
     yield work_in
     for folder in folders:
         subprocess.run(("dvc", "queue", "stop", "--kill"), cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-        wait_for(lambda folder=folder: not processes(folder), 60)
+        wait_for(lambda folder=folder: not left(folder), 60)
 
 
 def names_and_metrics(folder: Path) -> dict[str, dict]:
