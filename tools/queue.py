@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
@@ -82,10 +83,16 @@ def call_dvc(*arguments: str, **variables: str) -> str:
         WorkError: it failed; DVC's own messages are on the standard error.
     """
     command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, env=environment() | variables, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise WorkError(f"dvc {' '.join(arguments)}: exit status {done.returncode}")
-    return done.stdout
+    # Files, because workers that it starts hold what they inherit, and the end of a pipe would come with theirs.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as messages:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": messages}
+        status = subprocess.run(command, env=environment() | variables, **streams).returncode
+        output.seek(0)
+        messages.seek(0)
+        sys.stderr.write(messages.read())
+        if status:
+            raise WorkError(f"dvc {' '.join(arguments)}: exit status {status}")
+        return output.read()
 
 
 def main() -> None:

@@ -18,11 +18,12 @@ from tools import queue
 from tools.queue import shares, start
 
 STAGE = """
-import json, os
+import json, os, time
 json.dump({"threads": int(os.environ["OMP_NUM_THREADS"]), "gpu": int(os.environ["CUDA_VISIBLE_DEVICES"])},
           open("metrics.json", "w"))
 while not os.path.exists(os.environ["BOTH_RUN"]):
     open(os.environ["RUNNING"] + "/" + str(os.getpid()), "w").close()
+    time.sleep(0.1)
     if len(os.listdir(os.environ["RUNNING"])) == 2:
         open(os.environ["BOTH_RUN"], "w").close()
 """
