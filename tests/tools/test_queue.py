@@ -105,7 +105,6 @@ def test_two_workers_run_at_once_and_each_has_its_own_variables(workers, tmp_pat
     pipeline = {"stages": {"only": stage | {"metrics": [{"metrics.json": {"cache": False}}]}}}
     (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
     (folder / "params.yaml").write_text("seed: 0\n")
-    (folder / ".gitignore").write_text("/metrics.json\n")
     call(folder, "git", "init", "--quiet", "--initial-branch=main")
     call(folder, "dvc", "init", "--quiet")
     call(folder, "git", "add", "--all")
