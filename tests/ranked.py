@@ -1,4 +1,4 @@
-"""Trainings of several processes on scikit-learn's digits, which tests disturb: found by the folder that they work in."""
+"""Trainings of several processes on scikit-learn's digits, which tests disturb; found by the folder they work in."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ TINY = {
     "train": {"device": "cpu", "epochs": 4, "step": "eager", "checkpoint_every": 1, "snapshot_epochs": [1]},
 }
 ENDLESS = {"processes": 2, "epochs": 100_000}
-# A module that trains like `stages.train`, but gives up ranks that do not answer after seconds, and fails as it is told.
+# Trains like `stages.train`, but gives up ranks that do not answer after seconds, and fails as it is told.
 HASTY = """
 import os, runpy
 import torch
