@@ -126,7 +126,8 @@ def run(stage: Callable[["Settings"], None], shared: bool = False) -> None:
     except Interrupted as error:
         if not str(error):  # another process says it
             sys.exit(error.status)
-        _fail(error.status, str(error))
+        gone = launcher.rank() is not None and _what_is_gone(())
+        _fail(error.status, f"{gone}; {error}" if gone else str(error))
     except OSError as error:
         _fail(1, f"{error.filename or 'input or output'}: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
@@ -236,8 +237,8 @@ def _watched() -> Iterator[None]:
 def _watch(parents: tuple[int, ...], ended: threading.Event) -> None:
     while not ended.wait(POLL):
         if gone := _what_is_gone(parents):
-            with suppress(OSError):
-                if not launcher.rank():
+            if launcher.rank() is None:  # one of several says it once all of them have stopped
+                with suppress(OSError):
                     print(f"error: {gone}; stopping", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGTERM)
             if not ended.wait(GRACE):

@@ -5,7 +5,9 @@ and no function here communicates.
 """
 
 import os
+import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -141,7 +143,12 @@ def share_out(function: Callable[[Item], Value], items: Sequence[Item]) -> list[
 
 
 def may_report() -> bool:
-    """Whether this rank should print its error: only the first that asks does, and the others end in silence."""
+    """Whether this rank should print its error: only the first that asks does, and the others end in silence.
+
+    Rank 0 is let ahead, as what all of them meet is nothing that another rank is to blame for.
+    """
+    if rank() > 0:
+        time.sleep(_GRACE / 2)
     if REPORT in os.environ:
         with suppress(FileExistsError):
             Path(os.environ[REPORT]).touch(exist_ok=False)
@@ -149,9 +156,10 @@ def may_report() -> bool:
         return False
     if not dist.is_initialized():
         return rank() == 0
-    with suppress(RuntimeError):
-        return _store().compare_set("report", "", f"{rank()}") == f"{rank()}".encode()
-    return local() == 0  # the store's machine is out of reach: one message on each of the others
+    own = str(rank()).encode()
+    first = _in_time(lambda: _store().compare_set("report", "", own.decode()))
+    # If the store's machine is out of reach there is one message on each of the others.
+    return local() == 0 if first is None else first == own
 
 
 def explained(error: LostRank) -> str:
@@ -162,14 +170,9 @@ def explained(error: LostRank) -> str:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not dist.is_initialized():
         return f"the ranks do not find each other ({printable(str(error))})"
-    missing: list[str] = []
-    with suppress(RuntimeError):
-        store = _store()
-        store.set(f"alive {rank()}", "")
-        time.sleep(_GRACE)
-        missing = [str(number) for number in range(count()) if not store.check([f"alive {number}"])]
-    who = f"rank {' and '.join(missing)} of {count()}" if missing else "the other ranks"
-    return f"lost contact with {who}, which ended, hangs or is cut off ({printable(str(error))})"
+    missing = _in_time(_silent_ranks)
+    who = f"rank {' and '.join(map(str, missing))} of {count()}" if missing else "the other ranks"
+    return f"lost contact with {who}: ended, hanging or cut off ({printable(str(error))})"
 
 
 @contextmanager
@@ -177,10 +180,30 @@ def _reaching_others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostRank(str(error).strip().partition("\n")[0]) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise LostRank(re.sub(r"^\[\S+\] ", "", reason)) from error  # without the line of the library's code
+
+
+def _silent_ranks() -> list[int]:
+    """The ranks that do not notice within a moment that others are missing."""
+    _store().set(f"alive {rank()}", "")
+    time.sleep(_GRACE)
+    return [number for number in range(count()) if not _store().check([f"alive {number}"])]
 
 
 def _store() -> Any:
-    store = dist.distributed_c10d._get_default_store()
-    store.set_timeout(timedelta(seconds=_GRACE))
-    return store
+    return dist.distributed_c10d._get_default_store()
+
+
+def _in_time(ask: Callable[[], Value]) -> Value | None:
+    """What the function returns; None if it fails or takes long, as the store waits for a lost machine forever."""
+    answers: list[Value] = []
+
+    def answer() -> None:
+        with suppress(RuntimeError):
+            answers.append(ask())
+
+    asking = threading.Thread(target=answer, daemon=True)
+    asking.start()
+    asking.join(2 * _GRACE)
+    return answers[0] if answers else None

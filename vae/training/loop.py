@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 
+from vae import ranks
 from vae.device import matrix_precision
 from vae.errors import Interrupted, LostRank, SettingError
 from vae.model import VAE
@@ -110,4 +111,5 @@ def _stop(step: Step, progress: Progress, settings: Train, folder: Path | None, 
     if folder:
         save(step, progress, folder)
         where += "; the state is saved, and the next run resumes from it"
-    raise Interrupted(received, where)
+    # Other ranks cannot know whether the first one has saved it.
+    raise Interrupted(received, "" if ranks.rank() else where)
