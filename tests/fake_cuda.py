@@ -10,6 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 SCALARS = {"__bool__": bool, "__int__": int, "__float__": float, "__index__": int}
+# Indexing in torch 2.9 asks the driver for the device, whatever the tensor.
+NEEDS_DRIVER = not hasattr(torch._C, "_ensureCUDADeviceGuardSet")
 
 
 class MadeUp(TorchFunctionMode):
@@ -19,6 +21,8 @@ class MadeUp(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name in {"numpy", "__array__", "item", "tolist", "cpu", "__format__", *SCALARS} and not _has_values(args[0]):
             return self._read(name, *args)
+        if name == "__getitem__" and NEEDS_DRIVER and not _has_values(args[0]):
+            return self._index(*args)
         return function(*args, **(kwargs or {}))
 
     @staticmethod
@@ -33,6 +37,12 @@ class MadeUp(TorchFunctionMode):
         if name == "__format__":
             return format(1.0, *arguments)
         return SCALARS[name](1) if name in SCALARS else ones.tolist()
+
+    @staticmethod
+    def _index(tensor, index):
+        parts = index if isinstance(index, tuple) else (index,)
+        parts = [_like(part, "meta") if isinstance(part, torch.Tensor) else part for part in parts]
+        return _like(_like(tensor, "meta")[tuple(parts)], tensor.device)
 
 
 def _has_values(tensor):

@@ -117,6 +117,34 @@ def test_a_full_disk_is_one_line_that_names_the_file(python, tmp_path):
     assert [path.read_bytes() for path in (tmp_path / "data/raw").iterdir()] == [b"old"]
 
 
+# Kills a process at each rename in turn, then writes once more. Prints the number of the state that is left, and of the
+# last one.
+KILLED_CHECKPOINTS = """
+import os
+from pathlib import Path
+from tests.campaign.faults import RENAME, arm
+from vae.training import checkpoints
+folder = Path.cwd() / "run"
+for rename in (1, 2, 3):
+    for number in (1, 2):
+        checkpoints.write(folder, {"number": number})
+    if (child := os.fork()) == 0:
+        arm(folder, RENAME, rename, 0)
+        checkpoints.write(folder, {"number": 3})
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    left = checkpoints.read(folder)
+    checkpoints.write(folder, {"number": 4})
+    print(status, left["number"], checkpoints.read(folder)["number"], *sorted(path.name for path in folder.iterdir()))
+"""
+
+
+def test_a_kill_at_any_rename_of_a_checkpoint_leaves_the_state_before(python, tmp_path):
+    done = python(tmp_path, "-c", KILLED_CHECKPOINTS)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["-9 2 4 before.pt last.pt"] * 3
+
+
 def test_the_mark_of_a_run_survives_an_emptying_that_fails(python, tmp_path):
     folder, elsewhere = tmp_path / "run", tmp_path / "project"
     elsewhere.mkdir()

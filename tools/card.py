@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.revisions import read_json, read_yaml
+from tools.revisions import read_yaml
 from tools.tables import table
 from vae.errors import InputError
 from vae.evaluation.measures import BESIDE, MEASURES, RELAXED, STDERR
-from vae.files import read_tensors, replacing
+from vae.files import read_numbers, read_tensors, replacing
 from vae.pictures.captions import DATASETS, describe
 from vae.report.provenance import checksum
 
@@ -169,7 +169,7 @@ def write_card(folder: Path) -> Path:
     paths = sorted((folder / "metrics").glob("*.json"))
     if not paths:
         raise InputError(f"{folder / 'metrics'}: no metrics; run `dvc repro` to create them")
-    metrics = {key: value for path in paths for key, value in read_json(path).items()}
+    metrics = {key: value for path in paths for key, value in read_numbers(path).items()}
     parameters = sum(tensor.numel() for tensor in weights.values())
     size, sha256 = (folder / WEIGHTS).stat().st_size, checksum(folder / WEIGHTS)
     try:

@@ -10,7 +10,6 @@ import argparse
 import base64
 import io
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,11 +22,12 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from tools.errors import reported
 from tools.revisions import Run, open_run, read, read_metrics, read_settings
-from vae import report
-from vae.errors import InputError
+from vae import artifacts, report
+from vae.errors import InputError, UnfitFile
 from vae.evaluation.measures import BESIDE, MEASURES, RELAXED
-from vae.files import read_arrays, read_tensors, replacing
+from vae.files import read_arrays, read_table, read_tensors, replacing
 from vae.model import VAE, load
 
 PAGE, STYLE = Path(__file__).with_name("compare.html"), Path(report.__file__).with_name("style.css")
@@ -41,6 +41,7 @@ BY_IMAGE = {
     "reconstruction_error_rate": "error_rate",
     "kl": "kl",
 }
+CURVES = ("epoch", "train_elbo", "validation_elbo")
 ROUNDING = 1e-3  # which metrics of four decimals and means of float32 values stay well below
 SAMPLES, SAMPLE_COLUMNS, SEED = 50, 10, 0
 COLORS = ("#0173b2", "#d55e00")
@@ -75,14 +76,17 @@ def compare(first: Run, second: Run) -> str:
     values = None
     if test is not None:
         values = _attempt(
-            notes, "The differences have no standard errors", lambda: [_values_by_image(run) for run in runs]
+            notes,
+            "The differences have no standard errors",
+            lambda: [_values_by_image(run, len(test["labels"])) for run in runs],
         )
-    curves = _attempt(
-        notes, "There are no curves", lambda: [read(run, "plots/history.csv", pd.read_csv) for run in runs]
-    )
+    curves = _attempt(notes, "There are no curves", lambda: [_history(run) for run in runs])
     models = _attempt(
         notes, "There are no pictures", lambda: [read(run, "data/model.safetensors", load) for run in runs]
     )
+    reconstructions = None
+    if models is not None and test is not None:
+        reconstructions = _attempt(notes, "There are no reconstructions", lambda: _reconstructions(models, test))
     rows = metric_rows(*metrics, *(values or ({}, {})))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(PAGE.read_text()).render(
@@ -94,7 +98,7 @@ def compare(first: Run, second: Run) -> str:
         rows=rows,
         settings=changed_settings(*settings),
         curves=_uri(draw_curves(curves)) if curves else None,
-        reconstructions=_reconstructions(models, test) if models and test else None,
+        reconstructions=reconstructions,
         samples=_samples(models) if models else None,
         draws=_describe_draws(models) if models else None,
     )
@@ -114,16 +118,34 @@ def same_test_images(first: Run, second: Run) -> dict[str, Tensor]:
     Raises:
         InputError: they differ in an image, a binarized pixel, a label or their order, or one run's are missing.
     """
-    one, other = (read(run, "data/prepared/test.safetensors", read_tensors)[0] for run in (first, second))
+    one, other = (read(run, "data/prepared/test.safetensors", _read_test_images) for run in (first, second))
     for name in ("images", "labels"):
-        # Older versions stored gray images without an axis for channels.
-        if len(one[name]) != len(other[name]) or not torch.equal(one[name].flatten(), other[name].flatten()):
+        if not torch.equal(one[name], other[name]):
             raise InputError(f"the runs differ in the {name} of data/prepared/test.safetensors")
     return one
 
 
-def _values_by_image(run: Run) -> dict[str, np.ndarray]:
-    return read(run, "data/latents.npz", read_arrays)
+def _read_test_images(path: Path) -> dict[str, Tensor]:
+    tensors, _ = read_tensors(path)
+    if not {"images", "labels"} <= tensors.keys():
+        raise UnfitFile(path, f"it holds {', '.join(tensors) or 'nothing'}, expected images and labels")
+    images, labels = tensors["images"], tensors["labels"]
+    if images.ndim not in (3, 4) or not images.numel() or labels.shape != images.shape[:1]:
+        raise UnfitFile(path, f"images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}")
+    # Older versions stored gray images without an axis for channels.
+    return {"images": images.reshape(len(images), -1, *images.shape[-2:]), "labels": labels}
+
+
+def _values_by_image(run: Run, images: int) -> dict[str, np.ndarray]:
+    def read_values(path: Path) -> dict[str, np.ndarray]:
+        known = read_arrays(path).keys() & BY_IMAGE.values()  # other versions keep other values
+        return artifacts.read(path, dict.fromkeys(sorted(known), artifacts.LATENTS["nll"]), images=images)
+
+    return read(run, "data/latents.npz", read_values)
+
+
+def _history(run: Run) -> pd.DataFrame:
+    return pd.DataFrame(read(run, "plots/history.csv", lambda path: read_table(path, [], CURVES)))
 
 
 def metric_rows(
@@ -235,8 +257,11 @@ def draw_curves(histories: Sequence[pd.DataFrame]) -> bytes:
 def _reconstructions(models: Sequence[VAE], test: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     labels = test["labels"]
     chosen = [(labels == label).nonzero()[0].item() for label in labels.unique()]
-    images = test["images"][chosen].reshape(-1, *models[0].image_shape) / 255
-    shown = [images, *(model.reconstruct(images, labels[chosen]) for model in models)]
+    images = test["images"][chosen] / 255
+    try:
+        shown = [images, *(model.reconstruct(images, labels[chosen]) for model in models)]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"data/model.safetensors does not fit data/prepared/test.safetensors ({error})") from error
     return [
         (title, _uri(tile(kind, len(chosen)))) for title, kind in zip(("Test images", "A", "B"), shown, strict=True)
     ]
@@ -284,14 +309,11 @@ def main() -> None:
     parser.add_argument("revisions", nargs=2, metavar="REV", help="a Git revision, an experiment's name or workspace")
     parser.add_argument("--output", type=Path, default=Path("compare.html"), help="the page (compare.html)")
     arguments = parser.parse_args()
-    try:
+    with reported():
         page = compare(*map(open_run, arguments.revisions))
         with replacing(arguments.output) as file:
             file.write(page.encode())
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    print(arguments.output)
+        print(arguments.output)
 
 
 if __name__ == "__main__":

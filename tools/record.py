@@ -11,6 +11,7 @@ import yaml
 
 from vae.errors import InputError
 from vae.evaluation.measures import BESIDE, RELAXED
+from vae.files import read_numbers
 from vae.settings import Train, parse_yaml, read_yaml
 
 TOLERANCES = Path(__file__).with_name("tolerances.yaml")
@@ -57,12 +58,12 @@ def read_metrics(folder: Path) -> Metrics:
     """The metrics in a folder's metrics/*.json.
 
     Raises:
-        InputError: there are none yet.
+        InputError: there are none yet, or a file is damaged.
     """
     paths = sorted((folder / "metrics").glob("*.json"))
     if not paths:
         raise InputError(f"{folder / 'metrics'}: no metrics; run `dvc repro` to create them")
-    return {key: value for path in paths for key, value in json.loads(path.read_text()).items()}
+    return {key: value for path in paths for key, value in read_numbers(path).items()}
 
 
 def read_record(folder: Path) -> Metrics | None:

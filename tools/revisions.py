@@ -3,7 +3,6 @@
 Files come from Git and from DVC's cache or remote; the workspace stays as it is.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +14,7 @@ from dvc.scm import SCMError
 from dvc.utils.serialize import load_yaml
 
 from vae.errors import InputError
+from vae.files import read_numbers
 
 WORKSPACE = "workspace"
 
@@ -93,16 +93,8 @@ def read_metrics(run: Run) -> dict[str, float]:
         raise InputError(f"{run.name}: no metrics/*.json at this revision; {_remedy(run)}")
     found: dict[str, float] = {}
     for path in paths:
-        found |= read(run, path, read_json)
+        found |= read(run, path, read_numbers)
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; raises InputError if it holds none."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise InputError(f"{path}: no valid JSON ({error})") from error
 
 
 def read_settings(run: Run) -> dict[str, Any]:

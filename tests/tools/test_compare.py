@@ -13,6 +13,7 @@ from tests.browser import needs_chromium, visit
 from tests.tools.conftest import IMAGES, values_by_image
 from tools.compare import changed_settings, compare, main, metric_rows, paired_difference, tile
 from tools.revisions import open_run
+from vae.files import read_arrays, read_tensors, write_arrays, write_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +106,59 @@ def test_what_the_cache_has_lost_is_left_out_and_named(project, tmp_path, monkey
     for name in ("data/prepared/test.safetensors", "plots/history.csv", "data/model.safetensors"):
         assert f"first: {name} " in page
     assert "dvc fetch --all-commits" in page and "dvc exp apply first" in page
+
+
+def rows_lost(path):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def values_lost(path):
+    write_arrays(path, {name: values[1:] for name, values in read_arrays(path).items()})
+
+
+def labels_lost(path):
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, {"images": tensors["images"]}, metadata)
+
+
+def enlarged(path):
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, tensors | {"images": tensors["images"].repeat(1, 1, 1, 2)}, metadata)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "note"),
+    [
+        ("plots/history.csv", rows_lost, "There are no curves: workspace: plots/history.csv: 0 rows, expected"),
+        ("plots/history.csv", cut, "There are no curves: workspace: plots/history.csv: row 2 does not have"),
+        ("data/latents.npz", cut, "The differences have no standard errors: workspace: data/latents.npz: damaged"),
+        ("data/latents.npz", values_lost, "The differences have no standard errors: workspace: data/latents.npz: elbo"),
+        ("data/model.safetensors", cut, "There are no pictures: workspace: data/model.safetensors: damaged"),
+        ("data/prepared/test.safetensors", labels_lost, "workspace: data/prepared/test.safetensors: it holds images,"),
+    ],
+)
+def test_a_file_that_is_damaged_or_does_not_fit_is_left_out_and_named(
+    project, tmp_path, monkeypatch, name, change, note
+):
+    copy = shutil.copytree(project, tmp_path / "copy")
+    monkeypatch.chdir(copy)
+    change(copy / name)
+    page = compare(open_run("tuned"), open_run("workspace"))
+    assert note in page
+    assert cells(page, "test_nll")[2]
+
+
+def test_test_images_that_the_models_do_not_fit_are_not_reconstructed(project, tmp_path, monkeypatch):
+    copy = shutil.copytree(project, tmp_path / "copy")
+    monkeypatch.chdir(copy)
+    enlarged(copy / "data/prepared/test.safetensors")
+    page = compare(open_run("workspace"), open_run("workspace"))
+    assert "There are no reconstructions: data/model.safetensors does not fit data/prepared/test.safetensors" in page
+    assert len(re.findall("<img ", page)) == 1 + 2  # curves and samples
 
 
 def test_the_command_writes_a_page_or_refuses(project, tmp_path, monkeypatch, capsys):

@@ -78,3 +78,10 @@ def test_a_folder_within_a_repository_has_no_record_of_its_own(recorded: Path) -
 def test_the_committed_record_is_read(recorded: Path) -> None:
     write_record(recorded, {"test_nll": 1.0})
     assert read_record(recorded) == RECORD
+
+
+def test_a_damaged_file_of_metrics_is_named(recorded: Path) -> None:
+    (recorded / "metrics/evaluate.json").write_text('{"test_nll": ')
+    done = run_tool("verify", recorded)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: metrics/evaluate.json: damaged (JSONDecodeError: ")

@@ -1,7 +1,6 @@
 import re
 import signal
 import tracemalloc
-from pathlib import Path
 
 import pytest
 import torch
@@ -100,26 +99,6 @@ def test_a_damaged_state_never_becomes_the_reserve(tmp_path):
     checkpoints.write(tmp_path, make_state(3))
     damage(tmp_path / "last.pt", "garbage")
     assert_state(checkpoints.read(tmp_path), 1)
-
-
-@pytest.mark.parametrize("renames", [0, 1, 2])
-def test_a_kill_before_any_of_the_renames_leaves_the_state_before(tmp_path, monkeypatch, renames):
-    for number in (1, 2):
-        checkpoints.write(tmp_path, make_state(number))
-    done, rename = [], Path.replace
-
-    def dying(path, target):
-        if len(done) == renames:
-            raise KeyboardInterrupt
-        done.append(target)
-        return rename(path, target)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", dying)
-        checkpoints.write(tmp_path, make_state(3))
-    assert_state(checkpoints.read(tmp_path), 2)
-    checkpoints.write(tmp_path, make_state(4))
-    assert_state(checkpoints.read(tmp_path), 4)
 
 
 class Malicious:

@@ -42,7 +42,7 @@ def bounds():
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(("section", "key", "value"), bounds())
+@pytest.mark.parametrize(("section", "key", "value"), list(bounds()))
 def test_a_number_at_its_bound_trains_or_is_refused(make_settings, digits, lean, monkeypatch, section, key, value):
     is_list = isinstance(make_settings().model_dump()[section][key], list)
     sections = {"model": SMALL | USED.get(key, {}), "train": {"epochs": 2, "step": "eager"}}

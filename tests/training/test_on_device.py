@@ -69,7 +69,7 @@ MASK = torch.tensor([True, False])
 
 
 def assign_through_a_mask(x, _):
-    x[MASK] = 0
+    x[MASK] = x[:1]  # not a number, with which torch 2.15 fills without reading the mask
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_loss_in_bfloat16_stays_on_the_device(lean, fake_cuda, parse, choice
 
 def test_softplus_keeps_its_type_in_bfloat16(lean, fake_cuda):
     with fake_cuda as device, autocast(device):
-        x = torch.ones(3, device=device, dtype=torch.bfloat16, requires_grad=True)
+        x = torch.ones(3, device=device, dtype=torch.bfloat16)
         assert kernels.Softplus()(x).dtype == torch.bfloat16
 
 
