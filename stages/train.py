@@ -1,5 +1,6 @@
 """Train the model on data/prepared; write it, snapshots of its reconstructions, the ELBO's history and metrics."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,19 @@ def _train(model: VAE, data: Data, settings: Settings, train: Train, folder: Pat
         path.unlink(missing_ok=True)
     cut_short = False
 
+    next_writing = 0.0
+
     def after_epoch(progress: Progress) -> None:
-        if ranks.rank() > 0:
+        nonlocal next_writing
+        started = time.monotonic()
+        if ranks.rank() > 0 or started < next_writing:
             return
         with suppress(PermissionError):  # Windows replaces no file that somebody reads; the next epoch does
             write_progress(progress, settings, durable=False)
         if curves:
             curves.write(progress.history)
+        # The whole history is written each time, which after thousands of short epochs takes longer than one of them.
+        next_writing = started + 20 * (time.monotonic() - started)
 
     def finish_now() -> bool:
         nonlocal cut_short
@@ -106,6 +113,8 @@ def _train(model: VAE, data: Data, settings: Settings, train: Train, folder: Pat
 
     with signals.collected(signals.FINISH) as received:
         progress = loop.train(model, data, train, folder, after_epoch, finish_now)
+    if curves:
+        curves.write(progress.history)
     FINISH.unlink(missing_ok=True)
     return progress, cut_short
 
