@@ -112,6 +112,16 @@ def test_two_nodes_train_what_one_process_does_and_dvc_takes_it_over(checkout: P
     assert history(checkout) == [pytest.approx(row, rel=1e-4, nan_ok=True) for row in history(alone)]
 
 
+def test_the_script_for_slurm_starts_what_is_tested_here() -> None:
+    script = (ROOT / "docs/train.slurm").read_text()
+    subprocess.run(("bash", "-n"), input=script, text=True, check=True)
+    (line,) = re.findall("torchrun .*stages.train", script)
+    tested, _ = torchrun(commands()[1][0])
+    assert [word for word in shlex.split(line) if word.startswith("-")] == [
+        word for word in tested if word.startswith("-")
+    ]
+
+
 @pytest.mark.fault
 def test_a_cut_cable_ends_both_nodes_and_the_first_resumes(tmp_path: Path, hosts) -> None:
     first = tmp_path / "first"
