@@ -76,12 +76,16 @@ def joined() -> Iterator[None]:
 
 def count() -> int:
     """The number of ranks."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _connected() else 1
+
+
+def _connected() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
     """The number of this process among the ranks of all machines, from 0; the first one writes and prints."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"]) if started() else 0
+    return dist.get_rank() if _connected() else int(os.environ["RANK"]) if started() else 0
 
 
 def local() -> int:
@@ -154,7 +158,7 @@ def may_report() -> bool:
             Path(os.environ[REPORT]).touch(exist_ok=False)
             return True
         return False
-    if not dist.is_initialized():
+    if not _connected():
         return rank() == 0
     own = str(rank()).encode()
     first = _in_time(lambda: _store().compare_set("report", "", own.decode()))
@@ -168,7 +172,7 @@ def explained(error: LostRank) -> str:
     A launcher that saw one of them end stops this process meanwhile, and says more.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if not dist.is_initialized():
+    if not _connected():
         return f"the ranks do not find each other ({printable(str(error))})"
     missing = _in_time(_silent_ranks)
     who = f"rank {' and '.join(map(str, missing))} of {count()}" if missing else "the other ranks"
