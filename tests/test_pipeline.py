@@ -74,8 +74,15 @@ def add_prior(folder: Path) -> None:
 
 EDITS: dict[str, Callable[[Path], None]] = {
     "a message or a comment in the ground, a comment in `stages/__init__.py`": edit_ground,
-    "`train.images`, `checkpoint_every`, `keep_checkpoint`, `tensorboard`": lambda folder: change(
-        folder, train={"images": "streamed", "checkpoint_every": 1, "keep_checkpoint": True, "tensorboard": "curves"}
+    "`train.processes`, `images`, `checkpoint_every`, `keep_checkpoint`, `tensorboard`": lambda folder: change(
+        folder,
+        train={
+            "processes": 2,
+            "images": "streamed",
+            "checkpoint_every": 1,
+            "keep_checkpoint": True,
+            "tensorboard": "curves",
+        },
     ),
     "a new setting in the `plot` section": add_plot_setting,
     "a picture's title": lambda folder: rewrite(folder, "vae/pictures/*.py", 'title="', 'title="New: '),

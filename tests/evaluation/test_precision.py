@@ -1,6 +1,7 @@
 """What float32 costs: the metrics of the same weights, images and draws in float32 and in float64, end to end."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -42,6 +43,18 @@ def same_draws(monkeypatch):
         )
 
 
+@contextmanager
+def in_float64():
+    """Let what the model casts on the way, and integers that are divided, become float64."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
 def measure(model, split):
     scores = likelihood.score(model, split, samples=20, seed=0)
     errors = reconstruction.measure(model, split, binary=True)
@@ -49,16 +62,13 @@ def measure(model, split):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_metrics_in_float32_are_those_in_float64_within_the_bound(
-    lean, make_model, split, same_draws, monkeypatch, name
-):
+def test_metrics_in_float32_are_those_in_float64_within_the_bound(lean, make_model, split, same_draws, name):
     keys = {"latent_dim": 20, "encoder_widths": [256], "decoder_widths": [256], "activation": "silu"} | MODELS[name]
     # Weights twice as large as the initial ones make logits as extreme as those of a trained model.
     model = make_model((1, 28, 28), spread=2.0, **keys)
     accurate = copy.deepcopy(model).double()
     scores, metrics = measure(model, split)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "float", torch.Tensor.double)  # what the model casts on the way
+    with in_float64():
         assert accurate.reconstruct(torch.rand(2, 1, 28, 28).double(), split.labels[:2]).dtype == torch.float64
         expected_scores, expected = measure(accurate, split)
     per_image, mean = BOUNDS["gray" if "likelihood" in keys else "bernoulli"]
