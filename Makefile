@@ -64,7 +64,7 @@ lint: $(READY)  ## Check style and format
 	ruff check .
 	ruff format --check .
 
-bench: $(READY)  ## Time the trainer against plain Pyro and bare PyTorch (about 10 minutes)
+bench: $(READY)  ## Time the trainer against plain Pyro and bare PyTorch (about 15 minutes)
 	python -m benchmarks.run
 
 # Without `setup`, as the machine may have no package index: .venv's Python if there is one, otherwise PYTHON.

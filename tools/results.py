@@ -86,7 +86,8 @@ settings. They cannot be compared with today's runs and are not on this page.
 ## Runs
 
 If a row says "10 of 3280" epochs, the run was cut short with `-S train.epochs=10`: compare it with other rows of that
-budget, not with the published number. Runs that shared a machine with other work took longer than they need.
+budget, not with the published number. Runs that shared a machine with other work, or were paused for it, took longer
+than they need.
 """
 NOT_RUN_INTRODUCTION = """\
 ## Not run
