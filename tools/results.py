@@ -6,6 +6,7 @@ experiments/results/, one per training seed; none are entered by hand. All of th
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +79,9 @@ INTRODUCTION = """\
 Test NLL and ELBO are in nats per image on the stored draw of MNIST's test set; lower NLL is better. A figure is the
 mean over training seeds, ± a standard error from images and seeds (of one seed, from images alone). This page is
 written by `python -m tools.results` from the records in `experiments/results/`, each of which holds its command, code,
-machine, versions and date. All records of a page come from the same code: {code}.
+machine, versions and date.
+
+{code}
 
 `experiments/results/earlier/` keeps eight records of earlier code, one seed each and some without a section of today's
 settings. They cannot be compared with today's runs and are not on this page.
@@ -262,7 +265,8 @@ def main() -> None:
         raise InputError(f"{strange[0]}: not the record of an experiment's training seed; remove it or run it again")
     code = same_code(runs for runs in found.values() if runs)
     recorded = [row(name) for name, runs in found.items() if runs]
-    tables = [(INTRODUCTION.format(code=code), table(COLUMNS, recorded) if recorded else "No run is recorded yet.")]
+    said = textwrap.fill(f"All records of a page come from the same code: {code}.", 120, break_on_hyphens=False)
+    tables = [(INTRODUCTION.format(code=said), table(COLUMNS, recorded) if recorded else "No run is recorded yet.")]
     tables += [(ORDER_INTRODUCTION, table(ORDER_COLUMNS, [order_row(*pair) for pair in ORDERS]))]
     tables += [(NOT_RUN_INTRODUCTION, table(NOT_RUN_COLUMNS, [row(name) for name, runs in found.items() if not runs]))]
     if all_departures():
