@@ -48,7 +48,7 @@ def validation_elbos(monkeypatch):
 
 
 def break_weights(monkeypatch, at):
-    """Make the weights NaN before the step of this number, counted from 0 over all epochs."""
+    """Make the weights NaN before the step of this number, counted from 0 over all epochs; gives the steps' sizes."""
     call, seen = loop.Step.__call__, []
 
     def breaking(step, size):
@@ -58,6 +58,7 @@ def break_weights(monkeypatch, at):
         call(step, size)
 
     monkeypatch.setattr(loop.Step, "__call__", breaking)
+    return seen
 
 
 def same_weights(left, right):

@@ -220,6 +220,13 @@ def test_the_last_good_checkpoint_survives(run, data, monkeypatch, tmp_path):
     assert all(tensor.isfinite().all() for tensor in state["tensors"].values())
 
 
+def test_training_ends_with_the_step_whose_loss_is_not_finite(run, data, monkeypatch):
+    seen = break_weights(monkeypatch, 4)
+    with pytest.raises(WorkError, match="epoch 1, step 5 of 15"):
+        run(data, batch_size=10)
+    assert seen == [10] * 5
+
+
 @pytest.mark.parametrize("validated", [True, False], ids=["with validation", "without"])
 def test_weights_ruined_by_the_very_last_step_are_not_handed_on(run, data, unvalidated, validated):
     # The only step has a finite loss; its rate overflows float32, and so do the weights that it leaves.
