@@ -253,9 +253,9 @@ def _what_is_gone(parents: tuple[int, ...]) -> str | None:
         return "the folder it works in is gone"
     except OSError:
         pass  # from an unresponsive file system
-    # A stage that was started by hand may outlive its shell, as with nohup.
     if launcher.rank() is not None:
         return "the launcher that started it is gone" if os.getppid() != _PARENT else None
+    # A stage that was started by hand may outlive its shell, as with nohup.
     if "DVC_STAGE" in os.environ and _parents() != parents:
         return "the DVC process that started it is gone"
     return None

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vae import launcher
 from vae.errors import LostRank, printable
 
 # Seconds after which a rank that does not answer is given up; above those of a slow disk or a compiler on one of them.
@@ -55,7 +56,7 @@ class Rows(NamedTuple):
 
 def started() -> bool:
     """Whether a launcher started this process as one of the ranks of a run."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+    return launcher.rank() is not None
 
 
 @contextmanager
@@ -149,7 +150,7 @@ def share_out(function: Callable[[Item], Value], items: Sequence[Item]) -> list[
 def may_report() -> bool:
     """Whether this rank should print its error: only the first that asks does, and the others end in silence.
 
-    Rank 0 is let ahead, as what all of them meet is nothing that another rank is to blame for.
+    Rank 0 goes first, so that a message about what all of them meet does not seem to blame another one.
     """
     if rank() > 0:
         time.sleep(_GRACE / 2)

@@ -211,6 +211,11 @@ REFUSED = [
     ({"model": EIGHT, "train": {"objective": "dreg"}}, "train.objective: got 'dreg'", GIVEN_DRAWS),
     ({"model": {"dropout": 0.1}, "train": {"objective": "dreg"}}, "model.dropout: got 0.1", TWO_MASKS),
     ({"train": {"kept_epoch": "last", "patience": 9}}, "train.patience: got 9", "0, as train.kept_epoch is last"),
+    (
+        {"model": {"dropout": 0.1, "prior": "vampprior"}, "train": {"processes": "auto"}},
+        "train.processes: got 'auto'",
+        "1, as with dropout each process would see another VampPrior",
+    ),
     ({"train": {"objective": "iwae", "free_bits": 0.5}}, "train.free_bits: got 0.5", FREE_BITS),
     ({"train": {"objective": "dreg", "free_bits": 2.0}}, "train.free_bits: got 2.0", FREE_BITS),
     ({"model": {"likelihood": "bernoulli"}, "prepare": GRAY}, "model.likelihood: got 'bernoulli'", FOR_GRAY),

@@ -309,6 +309,13 @@ class Settings(Section):
             "free bits are defined for the ELBO's KL",
         )
         _refuse(
+            self.train.processes != 1 and self.model.dropout > 0 and self.model.prior == "vampprior",
+            "train.processes",
+            self.train.processes,
+            "1",
+            "with dropout each process would see another VampPrior",
+        )
+        _refuse(
             self.train.kept_epoch == "last" and self.train.patience > 0,
             "train.patience",
             self.train.patience,
