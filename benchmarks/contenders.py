@@ -84,13 +84,12 @@ def trainer_graph(model: VAE, images: Tensor, settings: Train) -> Epoch:
 def _trainer(model: VAE, images: Tensor, settings: Train) -> Epoch:
     # `settings.epochs` bounds how often the epoch may be run: the schedules end there.
     step = Step(model, images, True, settings)
-    sizes = [len(batch) for batch in images.split(settings.batch_size)]
 
     def epoch() -> float:
         with _pyro(validation=False, module_local_params=True):
             step.begin_epoch()
-            for size in sizes:
-                step(size)
+            for _ in step.steps():
+                pass
         log_likelihood, kl = (step.totals / len(images)).tolist()
         return kl - log_likelihood
 

@@ -12,16 +12,16 @@ from vae.files import replacing
 HEADING = "## With a GPU\n"
 INTRODUCTION = """
 `train.device: auto` uses a CUDA device if there is one. The data set then stays on the card, and the whole step
-(draw, forward, backward, clipping, Adam, schedule, sums) is captured as a CUDA graph. If a step would wait for the
-host, training prints one line that gives the reason and continues without a graph. `train.step: compiled` also fuses
-the operations before they are captured, `eager` turns both off, and `train.precision` selects `float32`, `tf32` or
-`bfloat16`.
+(draw, forward, backward, clipping, Adam, schedule, sums) is captured as a CUDA graph, as are
+[eight steps in a row](docs/scaling.md#steps-on-a-gpu). If a step would wait for the host, training prints one line that
+gives the reason and continues without a graph. `train.step: compiled` also fuses the operations before they are
+captured, `eager` turns both off, and `train.precision` selects `float32`, `tf32` or `bfloat16`.
 """
 UNPROVEN = """
 **No GPU has run this version.** What is tested on CPUs: that a step reads no value on the host and sorts no indices,
 over the whole family of models; that training, validation, evaluation, sampling and the classifier mix no devices; that
-a stubbed capture leaves no trace. The captured step itself, its speed, bfloat16 and TF32 on a card, and `make gpu` have
-not been run on one. If you have a card, please run
+a stubbed capture leaves no trace, and that eight steps in one train as single ones do. The captured step itself, its
+speed, bfloat16 and TF32 on a card, and `make gpu` have not been run on one. If you have a card, please run
 """
 AGAIN = """
 To try another card:

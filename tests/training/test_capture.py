@@ -2,15 +2,18 @@
 
 import contextlib
 import math
+import signal
 
 import pytest
 import torch
 from pyro.distributions import transforms
 
+from tests.training.conftest import same_weights
+from vae import ranks
 from vae.device import matrix_precision, set_up
-from vae.errors import WorkError
+from vae.errors import Interrupted, WorkError
 from vae.model.objectives import OBJECTIVES
-from vae.training import capture, step
+from vae.training import capture, loop, step
 from vae.training.capture import WaitsForDevice, clear_caches
 from vae.training.step import Step
 
@@ -92,7 +95,24 @@ def run_epochs(trained, epochs=3):
 def state_after(trained, epochs=3):
     torch.manual_seed(1)
     run_epochs(trained, epochs)
+    return copies(trained)
+
+
+def copies(trained):
     return {name: tensor.clone() for name, tensor in trained.tensors().items()}
+
+
+FEW = {"batch_size": 16}  # nine whole mini-batches, of which eight fit into the longer graph, and one of six
+
+
+def take_epochs(trained, epochs=3):
+    """Train as the loop does; gives the numbers of the steps after which the loop may stop."""
+    taken = []
+    torch.manual_seed(1)
+    for _ in range(epochs):
+        trained.begin_epoch()
+        taken += trained.steps()
+    return taken
 
 
 # --- A stand-in on the CPU: what is captured does not run, what is replayed does
@@ -106,11 +126,14 @@ class Stream:
 class Graph:
     """Remembers, when captured, what runs; forgets what that did."""
 
+    capturing = None  # the graph of the capture that is under way
+
     def __init__(self):
-        self.run = None
+        self.bodies = []
 
     def replay(self):
-        self.run()
+        for run in self.bodies:
+            run()
 
     def pool(self):
         return self
@@ -144,8 +167,10 @@ def stub(monkeypatch):
     def graph(captured, pool, stream):
         # A capture runs nothing: whatever the body does is undone.
         pools.append((captured, pool))
+        monkeypatch.setattr(Graph, "capturing", captured)
         with torch.random.fork_rng(devices=[]):
             yield
+        monkeypatch.setattr(Graph, "capturing", None)
 
     monkeypatch.setattr(capture, "_stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
@@ -164,18 +189,19 @@ def make_captured(make_step, stub, monkeypatch):
     """Give a function: a step on the CPU that believes it is captured."""
     call = capture.capture
 
-    def captured(run, state=(), pool=None):
+    def captured(run, state=(), pool=None, times=1):
         before = []
 
         def recorded():
-            # The call inside `torch.cuda.graph` comes last; its effects are undone below.
-            before[:] = [tensor.detach().clone() for tensor in state]
+            if Graph.capturing:
+                # The effects of this and of the calls that follow are undone below.
+                before[:] = before or [tensor.detach().clone() for tensor in state]
+                Graph.capturing.bodies.append(run)
             run()
 
-        graph = call(recorded, state, pool)
+        graph = call(recorded, state, pool, times)
         for tensor, value in zip(state, before, strict=True):
             tensor.detach().copy_(value)
-        graph.run = run
         return graph
 
     monkeypatch.setattr(step, "capture", captured)
@@ -207,7 +233,7 @@ def test_graphs_share_their_memory(lean, make_captured, stub):
 def test_a_capture_keeps_no_step_alive_in_the_flows(lean, make_captured, stub):
     captured = make_captured({"prior": "realnvp", "posterior": "coupling"})
     captured.begin_epoch()
-    captured._capture(64)
+    captured._capture(64, 1)
     for part in captured.model.modules():
         held = [value for name, value in vars(part).items() if name.startswith("_cache")]
         assert not [value for value in held if isinstance(value, torch.Tensor)]
@@ -224,6 +250,79 @@ def test_clearing_caches_changes_no_value(make):
     assert flow._cached_x_y == (None, None)
     flow(x)
     torch.testing.assert_close(flow.log_abs_det_jacobian(x, flow(x)), expected)
+
+
+# --- Several steps in one graph
+
+
+@pytest.mark.parametrize(
+    ("model", "train"),
+    [
+        ({}, {}),
+        ({"prior": "realnvp", "dropout": 0.2}, {"gradient_clip": 5, "ema_decay": 0.8}),
+        ({"condition": "label"}, {"kl_warmup_epochs": 2, "particles": 2}),
+        ({}, {"step": "recorded", "shuffle": False}),
+    ],
+    ids=["default", "realnvp", "label", "recorded"],
+)
+def test_several_steps_in_one_graph_train_as_single_ones(lean, make_step, make_captured, stub, model, train):
+    single, unrolled = make_step("cpu", model, **FEW, **train), make_captured(model, **FEW, **train)
+    assert take_epochs(single) == [*range(1, 11)] * 3
+    assert take_epochs(unrolled) == [8, 9, 10] * 3
+    assert {size: len(graph.bodies) for size, graph in unrolled.graphs.items()} == {128: 8, 16: 1, 6: 1}
+    for name, tensor in single.tensors().items():
+        assert torch.equal(unrolled.tensors()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("done", "then"), [(1, [9, 10]), (2, [3, 4, 5, 6, 7, 8, 9, 10]), (8, [9, 10]), (9, [10]), (10, [])]
+)
+def test_an_epoch_may_go_on_with_a_longer_graph_after_any_step(lean, make_step, make_captured, done, then):
+    single, unrolled = make_step("cpu", {}, **FEW), make_captured({}, **FEW)
+    torch.manual_seed(1)
+    single.begin_epoch()
+    for size in [16] * min(done, 9) + [6] * (done == 10):
+        single(size)
+    unrolled.restore(copies(single))
+    random_state = torch.get_rng_state()
+    list(single.steps(done))
+    torch.set_rng_state(random_state)
+    assert list(unrolled.steps(done)) == then
+    for name, tensor in single.tensors().items():
+        assert torch.equal(unrolled.tensors()[name], tensor), name
+
+
+def test_a_run_that_is_stopped_in_a_longer_graph_resumes_after_it(
+    lean, run, data, make_captured, monkeypatch, tmp_path
+):
+    expected, expected_model = run(data, **FEW)
+
+    class Captured(Step):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.captures = True
+
+    def stopping(graph, replay=Graph.replay):
+        signal.raise_signal(signal.SIGTERM)
+        replay(graph)
+
+    monkeypatch.setattr(loop, "Step", Captured)
+    for where in ("epoch 1, after step 8", "epoch 1, after step 9", "epoch 1, after step 10", "epoch 2, after step 8"):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted, match=where):
+            patch.setattr(Graph, "replay", stopping)
+            run(data, checkpoints=tmp_path, **FEW)
+    resumed, model = run(data, checkpoints=tmp_path, **FEW)
+    assert resumed.history == expected.history
+    assert same_weights(model, expected_model)
+
+
+@pytest.mark.parametrize(("count", "place"), [(1, "streamed"), (2, "resident")], ids=["streamed", "two ranks"])
+def test_streamed_images_and_several_ranks_take_single_steps(make_captured, monkeypatch, count, place):
+    monkeypatch.setattr(ranks, "count", lambda: count)
+    sizes = []
+    monkeypatch.setattr(Step, "__call__", lambda _, size: sizes.append(size))
+    assert list(make_captured({}, **FEW, images=place).steps()) == [*range(1, 11)]
+    assert sizes == [16] * 9 + [6]
 
 
 # --- What waits is found out before the capture
@@ -268,6 +367,15 @@ def test_what_cannot_be_captured_goes_on_eagerly_and_says_why(lean, make_step, m
     assert torch.cuda.get_sync_debug_mode() == "default"
     for name, tensor in expected.items():
         assert torch.equal(actual[name], tensor), name
+
+
+def test_what_cannot_be_captured_goes_on_with_single_steps(lean, make_step, make_waiting):
+    single = make_step("cpu", {}, **FEW)
+    take_epochs(single)
+    waiting = make_waiting(step="auto", **FEW)
+    assert take_epochs(waiting) == [8, 9, 10, *range(1, 11), *range(1, 11)]
+    for name, tensor in single.tensors().items():
+        assert torch.equal(waiting.tensors()[name], tensor), name
 
 
 def test_a_graph_that_is_asked_for_and_cannot_be_is_refused(lean, make_waiting, stub):
@@ -332,13 +440,14 @@ def test_a_capture_that_runs_out_of_memory_says_that(lean, stub):
 # --- The host stays near the device
 
 
-def test_the_host_never_runs_more_than_two_waits_ahead(lean, make_step, monkeypatch):
+@pytest.mark.parametrize("steps", [1, step._UNROLLED])
+def test_the_host_never_runs_more_than_two_waits_ahead(lean, make_step, monkeypatch, steps):
     events = Events()
     monkeypatch.setattr(torch.cuda, "Event", events)
     trained = make_step("cpu", {})
-    for call in range(1, 10 * step._PACE + 1):
-        trained._keep_pace()
-        assert events.recorded == call // step._PACE
+    for taken in range(steps, 10 * step._PACE + 1, steps):
+        trained._keep_pace(steps)
+        assert events.recorded == taken // step._PACE
         assert events.waited == max(events.recorded - 1, 0)
 
 
@@ -360,6 +469,38 @@ def test_captured_graphs_agree_with_eager_steps(make_step, model, train):
     tolerance = {"rtol": 1e-2, "atol": 1e-2} if train.get("precision") == "bfloat16" else {"rtol": 1e-5, "atol": 2e-5}
     for name, tensor in states["eager"].items():
         torch.testing.assert_close(states["graph"][name], tensor, msg=name, **tolerance)
+
+
+@needs_cuda
+@CASES
+def test_several_steps_in_one_captured_graph_train_as_single_ones(make_step, model, train):
+    device = set_up("cuda")
+    states = {}
+    for unrolled in (1, step._UNROLLED):
+        with matrix_precision(train.get("precision", "float32")):
+            made = make_step(device, model, step="graph", **FEW, **train)
+            made.unrolled = unrolled
+            take_epochs(made)
+            states[unrolled] = copies(made) | {"random": torch.cuda.get_rng_state()}
+            assert set(made.graphs) == ({16, 6} if unrolled == 1 else {128, 16, 6})
+    for name, tensor in states[1].items():
+        assert torch.equal(states[step._UNROLLED][name], tensor), name
+
+
+@needs_cuda
+@pytest.mark.parametrize("done", [1, 3, 8, 9])
+def test_an_epoch_may_go_on_with_a_longer_captured_graph_after_any_step(make_step, done):
+    device = set_up("cuda")
+    whole, stopped, resumed = (make_step(device, VARIATIONS["realnvp"], step="graph", **FEW) for _ in range(3))
+    take_epochs(whole, 1)
+    torch.manual_seed(1)
+    stopped.begin_epoch()
+    for _ in range(done):
+        stopped(16)
+    resumed.restore(copies(stopped))
+    list(resumed.steps(done))  # with the random state that the stopped one has left
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(resumed.tensors()[name], tensor), name
 
 
 @needs_cuda
@@ -407,14 +548,14 @@ def test_waiting_is_found_out_before_the_capture(make_step, capsys, monkeypatch)
 @pytest.mark.parametrize("how", ["eager", "graph"])
 def test_an_epoch_never_waits_for_the_device(make_step, how):
     device = set_up("cuda")
-    made = make_step(device, {}, step=how, ema_decay=0.9, gradient_clip=5)
-    run_epochs(made, 1)  # captures both batch sizes, which does wait
+    made = make_step(device, {}, step=how, ema_decay=0.9, gradient_clip=5, **FEW)
+    take_epochs(made, 1)  # captures all graphs, which does wait
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run_epochs(made, 1)
+        take_epochs(made, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert made.index.item() == 6
+    assert made.index.item() == 20
 
 
 @needs_cuda

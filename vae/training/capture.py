@@ -18,9 +18,12 @@ class WaitsForDevice(Exception):
     """The work reads a value from the GPU, so it cannot be captured; the message is torch's, in one line."""
 
 
-def capture(run: Callable[[], None], state: Sequence[Tensor] = (), pool: Any = None) -> torch.cuda.CUDAGraph:
-    """Capture what `run` does, leaving `state`, the tensors that it writes, and the random state unchanged.
+def capture(
+    run: Callable[[], None], state: Sequence[Tensor] = (), pool: Any = None, times: int = 1
+) -> torch.cuda.CUDAGraph:
+    """Capture what `run` does that many `times` in a row.
 
+    `state`, the tensors that it writes, and the random state are left unchanged.
     `pool` is the memory of another graph to share; the two must not be replayed at the same time.
 
     Raises:
@@ -32,7 +35,8 @@ def capture(run: Callable[[], None], state: Sequence[Tensor] = (), pool: Any = N
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, pool=pool, stream=stream):
-            run()
+            for _ in range(times):
+                run()
     except RuntimeError as error:
         if memory_reason(error):
             raise

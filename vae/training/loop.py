@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import repeat
 from pathlib import Path
 
 from vae import ranks
@@ -55,8 +54,7 @@ def train(
         progress = (resume(step, data, checkpoints) if checkpoints else None) or Progress()
         if progress.epoch:
             after_epoch(progress)
-        sizes = _batch_sizes(len(data.train), settings.batch_size)
-        with _silent_if_stopped(received), make_bar(progress, settings.epochs, len(sizes)) as bar:
+        with _silent_if_stopped(received), make_bar(progress, settings.epochs, len(step.losses)) as bar:
             while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
                 if progress.batch == 0:
                     if progress.epoch and finish_now():
@@ -64,10 +62,9 @@ def train(
                             save(step, progress, checkpoints)
                         break
                     step.begin_epoch()
-                for size in sizes[progress.batch :]:
-                    step(size)
-                    progress.batch += 1
-                    bar.update()
+                for done in step.steps(progress.batch):
+                    bar.update(done - progress.batch)
+                    progress.batch = done
                     if not step.seems_finite(progress.batch):
                         finite_means(step, progress, settings)  # raises, and says where
                     if step.must_stop(bool(received), progress.batch):
@@ -94,11 +91,6 @@ def _silent_if_stopped(received: list[int]) -> Iterator[None]:
         if received:
             raise Interrupted(received[0], "") from error
         raise
-
-
-def _batch_sizes(images: int, batch_size: int) -> list[int]:
-    whole, rest = divmod(images, batch_size)
-    return [*repeat(batch_size, whole), *([rest] if rest else [])]
 
 
 def _out_of_patience(progress: Progress, settings: Train) -> bool:
