@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.training.conftest import SPLITS, same_weights
+from vae.training.progress import Progress, scores
 
 pytestmark = pytest.mark.usefixtures("lean")
 pytestmark = pytest.mark.usefixtures("lean")
@@ -47,6 +48,19 @@ def test_without_validation_the_best_epoch_is_the_last(run, unvalidated):
     # A fourth epoch moves the weights on.
     _, longer = run(unvalidated, schedule="constant", epochs=4)
     assert not same_weights(model, longer)
+
+
+def test_scores_are_those_of_the_best_epoch_each_with_its_error_if_that_is_known():
+    rows = [{"epoch": epoch, "train_elbo": -90.0 - epoch, "validation_elbo": -95.0 - epoch} for epoch in (1, 2, 3)]
+    progress = Progress(history=rows, best_epoch=2, errors={"train_elbo": 0.12346, "validation_elbo": 0.5})
+    assert list(scores(progress).items()) == [
+        ("train_elbo", -92.0),
+        ("train_elbo_stderr", 0.1235),
+        ("validation_elbo", -97.0),
+        ("validation_elbo_stderr", 0.5),
+        ("best_epoch", 2),
+    ]
+    assert scores(Progress(history=[{"train_elbo": -90.0}], best_epoch=1)) == {"train_elbo": -90.0, "best_epoch": 1}
 
 
 def test_of_equal_epochs_the_first_is_the_best(run, data, validation_elbos):

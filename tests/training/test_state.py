@@ -95,6 +95,9 @@ NONSENSE = {
     "a history with another column": row(change(more=1.0)),
     "a history that is not finite": row(change(validation_elbo=math.nan)),
     "a history of another epoch": row(change(epoch=7)),
+    "an error of something else": progress(lambda found: found["errors"].update(more=0.1)),
+    "a negative error": progress(lambda found: found["errors"].update(train_elbo=-0.1)),
+    "an error that is not finite": progress(lambda found: found["errors"].update(validation_elbo=math.inf)),
     "best weights of another name": progress(lambda found: found["best"].update(more=torch.zeros(1))),
     "best weights of another shape": progress(
         lambda found: found.update(best={n: t[:1] for n, t in found["best"].items()})

@@ -51,20 +51,28 @@ def test_validation_is_the_mean_over_images_however_they_are_cut(make_model, dig
     with torch.no_grad():
         # z tells nothing, so that the log-likelihood is the same for every draw.
         model.decoder.output.weight.zero_()
-    log_likelihood, kl = mean_terms(model, as_split(images), seed=1)
+    log_likelihood, kl, error = mean_terms(model, as_split(images), seed=1)
     x = images.numpy() / 255
     logits = model.decoder.output.bias.detach().double().numpy().reshape(x.shape[1:])
     q = model.encode(torch.from_numpy(x).float())
     mean, scale = q.mean.detach().double().numpy(), q.stddev.detach().double().numpy()
+    log_likelihoods = (x * logits - np.logaddexp(0, logits)).sum(axis=(1, 2, 3))
+    kls = (mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum(axis=1) / 2
     # float32 networks and sums of 64 terms.
-    assert log_likelihood == pytest.approx((x * logits - np.logaddexp(0, logits)).sum() / 100, rel=1e-5)
-    assert kl == pytest.approx((mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum() / 2 / 100, rel=1e-5)
+    assert log_likelihood == pytest.approx(log_likelihoods.mean(), rel=1e-5)
+    assert kl == pytest.approx(kls.mean(), rel=1e-5)
+    # Those errors of 1e-5 on ELBOs of about -40, whose spread is a tenth of that.
+    assert error == pytest.approx((log_likelihoods - kls).std(ddof=1) / 10, rel=1e-3)
+
+
+def test_a_single_image_has_no_error(make_model, digits):
+    assert mean_terms(make_model(), as_split(digits[:1]), seed=1)[2] == 0
 
 
 def test_validation_images_of_a_conditional_model_keep_their_labels(make_model, digits, monkeypatch):
     monkeypatch.setitem(validation._BATCH, "cpu", 30)
     model, images, labels = make_model(spread=2, condition="label"), digits[:100], torch.arange(100) ** 2 % 10
-    _, kl = mean_terms(model, Split(images, labels), seed=1)
+    _, kl, _ = mean_terms(model, Split(images, labels), seed=1)
     q = model.encode(images.float() / 255, labels)
     mean, scale = q.mean.detach().double().numpy(), q.stddev.detach().double().numpy()
     assert kl == pytest.approx((mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum() / 2 / 100, rel=1e-5)
@@ -87,7 +95,7 @@ def test_the_bound_of_one_draw_is_log_p_minus_log_q(make_model, digits):
 
 def test_the_bound_rises_with_the_draws_above_the_elbo(make_model, digits):
     model, split = make_model(spread=2), as_split(digits[:100])
-    log_likelihood, kl = mean_terms(model, split, seed=1)
+    log_likelihood, kl, _ = mean_terms(model, split, seed=1)
     bounds = [mean_bound(model, split, 1, particles) for particles in (2, 20, 200)]
     assert log_likelihood - kl < bounds[0] < bounds[1] < bounds[2]
 

@@ -17,7 +17,8 @@ class Progress:
     """The state of a run apart from the tensors of its step; part of every checkpoint.
 
     `epoch` counts finished epochs and `batch` the finished steps of the next one; `best` holds the best epoch's
-    weights; `snapshots` maps an epoch to the showcase's mean reconstructions after it, float32, shaped like the images.
+    weights, and `errors` the standard errors of the ELBOs in its row of the history, by column, as far as they are
+    known; `snapshots` maps an epoch to the showcase's mean reconstructions after it, float32, shaped like the images.
     """
 
     epoch: int = 0
@@ -25,6 +26,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
     snapshots: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -32,6 +34,17 @@ def columns(split: str, log_likelihood: float, kl: float) -> dict[str, float]:
     """A split's columns of the history: ELBO, distortion and rate, in nats per image."""
     values = {"elbo": log_likelihood - kl, "reconstruction_nll": -log_likelihood, "kl": kl}
     return {f"{split}_{name}": round(value, 4) for name, value in values.items()}
+
+
+def scores(progress: Progress) -> dict[str, float]:
+    """The ELBOs of the best epoch, each with its standard error as `X_stderr` where that is known, and the epoch."""
+    best, found = progress.history[progress.best_epoch - 1], {}
+    for name in ("train_elbo", "validation_elbo"):
+        if name in best:
+            found[name] = best[name]
+        if name in progress.errors:
+            found[f"{name}_stderr"] = round(progress.errors[name], 4)
+    return found | {"best_epoch": progress.best_epoch}
 
 
 def is_best(row: dict[str, float], best: dict[str, float] | None, warmup_epochs: int) -> bool:

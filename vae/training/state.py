@@ -73,6 +73,9 @@ def _check_progress(progress: Progress, step: Step, data: Data) -> None:
     _require(all(row.keys() == names for row in progress.history), "history")
     _require(all(abs(value) < float("inf") for row in progress.history for value in row.values()), "history")
     _require(progress.best_epoch in epochs if progress.epoch else progress.best_epoch == 0, "best epoch")
+    known = {"train_elbo", "validation_elbo"} & names if progress.epoch else set()
+    _require(progress.errors.keys() <= known, "errors")
+    _require(all(0 <= value < float("inf") for value in progress.errors.values()), "errors")
     best = step.model.state_dict() if progress.epoch else {}
     _check_tensors("best weights", progress.best, best)
     taken = [epoch for epoch in sorted(set(step.settings.snapshot_epochs)) if epoch in epochs]

@@ -20,24 +20,33 @@ from vae.training.draws import OwnRows
 _BATCH = {"cpu": 1_000, "cuda": 2_500}
 
 
-def mean_terms(model: VAE, split: Split, seed: int) -> tuple[float, float]:
-    """Mean log-likelihood and KL of a split's images, with one draw of z per image, in nats per image.
+def mean_terms(model: VAE, split: Split, seed: int) -> tuple[float, float, float]:
+    """Mean log-likelihood and KL of a split's images, with one draw of z per image, and their ELBO's standard error.
 
-    The draws depend only on the seed, and the caller's random state is left untouched.
+    All in nats per image; the error is over images, 0 for a single one. The draws depend only on the seed, and the
+    caller's random state is left untouched.
     """
-    log_likelihood, kl = (sum_terms(model, split, seed) / len(split)).tolist()
-    return log_likelihood, kl
+    n = len(split)
+    log_likelihood, kl, elbo, square = (sum_terms(model, split, seed) / n).tolist()
+    # Of equal values rounding may leave less than 0.
+    variance = max(square - elbo**2, 0)
+    return log_likelihood, kl, math.sqrt(variance / max(n - 1, 1))
 
 
 @torch.no_grad()
 def sum_terms(model: VAE, split: Split, seed: int) -> Tensor:
-    """The same as sums, float64 (2,), without waiting for the device; each rank computes a part of each batch."""
+    """The sums of log-likelihood, KL, ELBO and squared ELBO, float64 (4,), without waiting for the device.
+
+    Each rank computes a part of each batch.
+    """
     device = split.images.device
-    totals = torch.zeros(2, dtype=torch.float64, device=device)
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
     with seeded(seed, device):
         for batch, rows in _own(split, _BATCH.get(device.type, 1_000)):
             terms = elbo_terms(model.model, model.guide, pixels(batch.images, binarize=False), batch.labels)
-            totals += torch.stack([terms.log_likelihood.sum(), terms.kl.sum()]) * rows.count
+            elbo = terms.elbo.double()
+            sums = torch.stack([terms.log_likelihood.sum(), terms.kl.sum()]) * rows.count
+            totals += torch.cat([sums, torch.stack([elbo.sum(), elbo.square().sum()]) * rows.count])
     return ranks.add_up(totals)
 
 
