@@ -104,16 +104,17 @@ def test_repro_makes_every_output_and_commits_only_small_files(finished: Path, d
 def test_metrics_are_finite_named_as_documented_and_disjoint(finished: Path) -> None:
     names = ("classify", "train", "evaluate", "sample")
     classify, train, evaluate, sample = (json.loads((finished / f"metrics/{name}.json").read_text()) for name in names)
-    assert set(train) == {"train_elbo", "validation_elbo", "best_epoch"}
+    elbos = {"train_elbo", "validation_elbo"}
+    assert set(train) == {*elbos, *(f"{name}_stderr" for name in elbos), "best_epoch"}
     assert {"test_elbo", "test_elbo_stderr", "test_nll", "test_nll_stderr"} <= set(evaluate)
     assert {"reconstruction_nll", "reconstruction_mse", "kl", "active_units"} <= set(evaluate)
     assert set(classify) == {"classifier_accuracy", "classifier_accuracy_stderr"}
     assert {"frechet_distance", "precision", "recall", "class_balance"} <= set(sample)
     keys = [key for metrics in (classify, train, evaluate, sample) for key in metrics]
     assert len(keys) == len(set(keys))
-    values = [key for key in (*classify, *evaluate, *sample) if not key.endswith("_stderr")]
-    # A count over all images, and references.
-    exact = {"active_units", "frechet_distance_real", "precision_real", "recall_real"}
+    values = [key for key in keys if not key.endswith("_stderr")]
+    # Counts, and references.
+    exact = {"best_epoch", "active_units", "frechet_distance_real", "precision_real", "recall_real"}
     assert {key for key in values if f"{key}_stderr" not in keys} == exact
     assert evaluate["test_elbo"] == pytest.approx(-evaluate["reconstruction_nll"] - evaluate["kl"], abs=2e-4)
 
@@ -211,7 +212,8 @@ def test_plots_have_no_errors_without_a_validation_split(checkout: Path) -> None
     change(checkout, prepare={"validation_size": 0})
     call(checkout, "dvc", "repro", "train")
     assert "errors" not in json.loads(call(checkout, "dvc", "plots", "show", "--json"))
-    assert set(json.loads((checkout / "metrics/train.json").read_text())) == {"train_elbo", "best_epoch"}
+    found = json.loads((checkout / "metrics/train.json").read_text())
+    assert set(found) == {"train_elbo", "train_elbo_stderr", "best_epoch"}
 
 
 def test_clean_clone_reproduces_the_same_bytes_and_leaves_git_clean(finished: Path, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ All metrics of the run that is committed in `metrics/`, with the committed `para
 page from a finished run. Standard errors are over images and draws for the same weights; "real images" is the value of
 real training images, the target for samples.
 
+The error of `train_elbo` comes from the spread of its epoch's mini-batches, so that the change of the weights within
+the epoch is part of it. It is left out where the loss is not minus the ELBO.
+
 {table}
 """
 

@@ -5,6 +5,7 @@ far as the machine allows, and what differs is named.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,22 @@ def conditions(settings: Train, images: int, device: torch.device) -> dict[str, 
         "step": chosen.step,
         **(compiler_version() if chosen.step == "compiled" else {}),
     }
+
+
+def taken_over(folder: Path, settings: Train, images: int, device: torch.device) -> tuple[Train, dict[str, Any]]:
+    """The settings and conditions of a new run, or of the one interrupted in `folder` as far as possible here.
+
+    The first rank says what differs, and writes the conditions to the folder.
+    """
+    before = ranks.from_first(lambda: checkpoints.conditions(folder))
+    default = conditions(settings, images, device)
+    settings = as_begun(settings, images, device, before or {})
+    now = conditions(settings, images, device)
+    if ranks.rank() == 0:
+        if before:
+            say_what_differs(before, default, now)
+        checkpoints.write_conditions(folder, now)
+    return settings, now
 
 
 def as_begun(settings: Train, images: int, device: torch.device, before: Mapping[str, Any]) -> Train:
