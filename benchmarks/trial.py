@@ -103,7 +103,7 @@ class Project:
             self.stage("download", end - time.monotonic())
         if found != "prepared":
             self.stage("prepare", end - time.monotonic())
-        return {"data": f"the {found} data that lay here" if found else "downloaded"}
+        return {"data": f"the {found} data found here" if found else "downloaded"}
 
     def stage(self, name: str, seconds: float, **options: Any) -> str:
         """Run a stage and return what it printed."""

@@ -112,7 +112,9 @@ def _likelihood(metadata: Mapping[str, Any], binary: bool) -> str:
     if binary:
         return "Likelihoods of gray images: those stated here are of one stored draw of binary pixels."
     if metadata["model"]["likelihood"] == "relaxed_bernoulli":
-        return "Likelihoods at all: the loss on gray pixels is a cross-entropy; relaxed metrics are no log-likelihoods."
+        return (
+            "Likelihoods at all: the loss on gray pixels is a cross-entropy; relaxed metrics are not log-likelihoods."
+        )
     return "Likelihoods of binarized images: those stated here are densities or masses of gray pixels."
 
 
@@ -134,7 +136,7 @@ def _metric_row(key: str, metrics: Mapping[str, float]) -> dict[str, Any]:
     error = metrics.get(f"{key}{STDERR}")
     return {
         "key": key,
-        "name": (measure.name if measure else key) + (", relaxed: no likelihood" if key.startswith(RELAXED) else ""),
+        "name": (measure.name if measure else key) + (", relaxed: not a likelihood" if key.startswith(RELAXED) else ""),
         "value": format(metrics[key], form),
         "error": "" if error is None else format(error, form),
         "unit": measure.unit if measure else "",

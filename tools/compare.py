@@ -186,7 +186,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, flo
 def _row(key: str, first: float | None, second: float | None, paired: tuple[float, float] | None) -> Row:
     measure = MEASURES.get(key.removeprefix(RELAXED))
     name, unit, form = (measure.name, measure.unit, measure.form) if measure else (key, "", "")
-    name = f"{name}, relaxed: no likelihood" if key.startswith(RELAXED) else name
+    name = f"{name}, relaxed: not a likelihood" if key.startswith(RELAXED) else name
     values = ["" if value is None else _number(value, form or ".6g") for value in (first, second)]
     if first is None or second is None:
         return Row(key, name, unit, *values, "", "", "")
@@ -212,7 +212,7 @@ def _number(value: float, form: str) -> str:
 def _pairing(rows: Sequence[Row]) -> str:
     if any(row.error for row in rows):
         return (
-            "± is the standard error of the difference, paired over the same test images; below it stands the "
+            "± is the standard error of the difference, paired over the same test images; below it is the "
             "difference in standard errors (s.e.). It holds for these weights; another training seed moves the "
             "values too. Differences without ± have no known error."
         )

@@ -105,7 +105,7 @@ def main() -> None:
         if not runs:
             raise InputError("nothing is queued; `dvc exp run --queue` queues a run")
         if workers:
-            raise InputError(f"{workers} workers run already; stop them first with `dvc queue stop`")
+            raise InputError(f"{workers} workers are already running; stop them first with `dvc queue stop`")
         start(of_workers := shares(jobs))
     for number, share in enumerate(of_workers, 1):
         print(f"worker {number}: {' '.join(f'{name}={value}' for name, value in share.items())}")

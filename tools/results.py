@@ -140,7 +140,7 @@ def row(name: str) -> dict[str, str]:
         return cells | missing | {"epochs": f"{epochs}"}
     settings, metrics = runs.records[0]["settings"], [record["metrics"] for record in runs.records]
     relaxed = "relaxed_" if "relaxed_test_nll" in metrics[0] else ""
-    note = " (no likelihood)" if relaxed else ""
+    note = " (not a likelihood)" if relaxed else ""
     nll = over_draws(runs.nll.mean(dim=1).tolist(), over_images(runs.nll.mean(dim=0)).error)
     # Seeds share their images, so that their errors over images are about equal and do not average out.
     image_error = sum(values[f"{relaxed}test_elbo_stderr"] for values in metrics) / len(metrics)

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, choices=range(1, 10_001), default=20, metavar="N", help="in all (20)")
     parser.add_argument("--jobs", type=int, choices=range(1, 65), default=1, metavar="N", help="trials at a time (1)")
     arguments = parser.parse_args()
-    with reported("interrupted; what runs goes on until `dvc queue stop --kill`, and the same command continues"):
+    with reported("interrupted; running trials continue until `dvc queue stop --kill`; run the same command to resume"):
         if importlib.util.find_spec("optuna") is None:
             raise InputError("optuna: not installed; run `pip install '.[search]'`")
         if not re.fullmatch(r"[\w-]+", name := arguments.space.stem, re.ASCII):

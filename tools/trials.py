@@ -131,7 +131,7 @@ class Search:
         trial = self.study.ask(self.space.distributions)
         self.runs.append(Run(trial))
         if "experiment" in trial.user_attrs:
-            print(f"{trial.user_attrs['experiment']}: taken up again", flush=True)
+            print(f"{trial.user_attrs['experiment']}: picked up again", flush=True)
             return
         name = f"{self.study.study_name}-{trial.number}"
         trial.set_user_attr("baseline", baseline())
@@ -260,7 +260,7 @@ def open_study(name: str, space: Space) -> optuna.Study:
             study.set_user_attr(part, value)
     elif other := [part for part, value in now.items() if then.get(part) != value]:
         raise InputError(
-            f"{path}: made with other {' and '.join(other)}, so that its trials do not compare; give the space's file "
+            f"{path}: made with other {' and '.join(other)}, so its trials are not comparable; give the space's file "
             "another name, or delete this one to start over"
         )
     return study

@@ -174,7 +174,7 @@ def explained(error: LostRank) -> str:
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not _connected():
-        return f"the ranks do not find each other ({printable(str(error))})"
+        return f"the ranks cannot reach each other ({printable(str(error))})"
     missing = _in_time(_silent_ranks)
     who = f"rank {' and '.join(map(str, missing))} of {count()}" if missing else "the other ranks"
     return f"lost contact with {who}: ended, hanging or cut off ({printable(str(error))})"

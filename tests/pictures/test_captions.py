@@ -25,7 +25,7 @@ def test_every_setting_has_a_name():
             "relaxed_bernoulli",
             1,
             None,
-            "Digits (8 x 8), grayscale (relaxed Bernoulli, no likelihood), 1 epoch",
+            "Digits (8 x 8), grayscale (relaxed Bernoulli, not a likelihood), 1 epoch",
         ),
         ("mnist", "none", "discretized_logistic", 2, 2, "MNIST, grayscale (discretized logistic), 2 epochs"),
     ],

@@ -120,9 +120,9 @@ def test_relaxed_metrics_are_named_as_no_likelihood(relaxed):
         page(metrics={f"{mark}test_nll": 84.7351, f"{mark}test_nll_stderr": 0.2314, "reconstruction_mse": 0.1})
     ).text
     assert f"{mark}test_nll 84.74 ± 0.23" in text
-    assert ("Negative log-likelihood, relaxed: no likelihood" in text) == relaxed
+    assert ("Negative log-likelihood, relaxed: not a likelihood" in text) == relaxed
     assert ("not with any published log-likelihood" in text) == relaxed
-    assert ("distortion in nats, relaxed: no likelihood" in text) == relaxed
+    assert ("distortion in nats, relaxed: not a likelihood" in text) == relaxed
 
 
 def test_settings_look_as_in_params_yaml():

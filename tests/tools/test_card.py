@@ -53,7 +53,7 @@ def test_equal_files_make_equal_cards(folder):
     ("model", "binarization", "words"),
     [
         ({}, "dynamic", "one stored draw of binary pixels"),
-        ({"likelihood": "relaxed_bernoulli"}, "none", "no log-likelihoods"),
+        ({"likelihood": "relaxed_bernoulli"}, "none", "not log-likelihoods"),
         ({"likelihood": "continuous_bernoulli"}, "none", "densities or masses of gray pixels"),
         ({"condition": "label"}, "dynamic", "labels are among its inputs"),
     ],

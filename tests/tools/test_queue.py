@@ -157,7 +157,7 @@ def test_a_number_of_workers_that_is_none_is_refused(jobs):
 
 def test_an_empty_queue_and_workers_that_run_are_one_message(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["tools/queue.py"])
-    for status, message in (((0, 0), "nothing is queued"), ((3, 2), "2 workers run already")):
+    for status, message in (((0, 0), "nothing is queued"), ((3, 2), "2 workers are already running")):
         monkeypatch.setattr(queue, "status", lambda status=status: status)
         with pytest.raises(SystemExit) as ended:
             queue.main()

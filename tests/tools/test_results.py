@@ -58,7 +58,7 @@ def test_a_run_that_was_cut_short_says_so(write_record):
 def test_a_relaxed_bernoullis_figures_are_no_likelihood(write_record):
     nll = write_record("pyro-example", 101, **{f"relaxed_{name}": value for name, value in METRICS.items()})
     error = nll.std(ddof=1) / 20
-    assert results.row("pyro-example")["nll"] == f"{nll.mean():.2f} ± {error:.2f} (no likelihood)"
+    assert results.row("pyro-example")["nll"] == f"{nll.mean():.2f} ± {error:.2f} (not a likelihood)"
 
 
 def test_a_figure_is_the_mean_over_seeds_with_the_error_of_images_and_seeds(write_record):

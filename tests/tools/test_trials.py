@@ -214,7 +214,7 @@ def test_a_search_that_was_killed_goes_on_and_prunes_a_training_without_end(sear
 
     resumed = subprocess.run([*command, "1"], capture_output=True, text=True, timeout=300)
     assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout.startswith("digits-0: taken up again\ndigits-0: validation ELBO -")
+    assert resumed.stdout.startswith("digits-0: picked up again\ndigits-0: validation ELBO -")
 
     study.enqueue_trial({"train.learning_rate": "1e-07", "train.epochs": "100000"})
     longer = subprocess.run([*command, "2"], capture_output=True, text=True, timeout=300)

@@ -5,7 +5,7 @@ from typing import Any
 
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "digits": "Digits (8 x 8)"}
 LIKELIHOODS = {
-    "relaxed_bernoulli": "relaxed Bernoulli, no likelihood",
+    "relaxed_bernoulli": "relaxed Bernoulli, not a likelihood",
     "continuous_bernoulli": "continuous Bernoulli",
     "discretized_logistic": "discretized logistic",
 }
