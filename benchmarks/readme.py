@@ -34,8 +34,8 @@ make gpu
 It runs the tests that need a GPU, the default training twice and once interrupted and resumed (the three models must
 have equal checksums), the stages that judge it, captured and compiled steps next to eager ones, the other precisions
 and the benchmark, within 10 minutes and without DVC or a network, and writes one page and one JSON file to
-`benchmarks/results/`. It uses the `.venv` of this folder or else `python3`, and takes `data/raw` or `data/prepared`
-along if they are there. If a part fails, the exit status is 1; without a GPU it says so and exits with 2 (`make` itself
+`benchmarks/results/`. It uses the `.venv` of this folder or else `python3`, and `data/raw` or `data/prepared` if they
+are there. If a part fails, the exit status is 1; without a GPU it says so and exits with 2 (`make` itself
 exits with 2 in both cases).
 """
 

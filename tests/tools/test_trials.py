@@ -164,7 +164,7 @@ def test_a_search_with_other_trials_than_before_is_refused(stub, monkeypatch, pa
     change()
     if part == "code":
         monkeypatch.setattr(trials, "code_identity", lambda path: "other")
-    with pytest.raises(InputError, match=rf"s\.log: made with other {part}, so that"):
+    with pytest.raises(InputError, match=rf"s\.log: made with other {part}, so its"):
         open_study("s", read_space("space.yaml"))
 
 
