@@ -24,7 +24,7 @@ from tests.ranked import (
     wait_until,
     write_hasty,
 )
-from vae import launcher
+from vae import launcher, ranks
 from vae.device import set_up
 from vae.errors import InputError, SettingError
 
@@ -55,6 +55,28 @@ def test_as_many_processes_as_are_asked_for_or_as_there_are_gpus(
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
         monkeypatch.setenv(name, value)
     assert launcher.wanted(settings) == 1, "one of several already"
+
+
+@pytest.mark.parametrize(
+    ("cores", "allowed", "processes", "threads"),
+    [(8, "", 2, 4), (8, "4", 2, 2), (8, "64", 2, 4), (8, "2", 4, 1), (3, "", 2, 1), (64, "32", 2, 16), (64, "", 2, 16)],
+)
+def test_processes_share_the_threads_that_a_run_may_use(monkeypatch, cores, allowed, processes, threads):
+    found = []
+
+    def as_a_rank(*command):
+        for name, value in {"RANK": 0, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}.items():
+            monkeypatch.setenv(name, str(value))
+        set_up("cpu")
+        found.append(torch.get_num_threads())
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda config, program: as_a_rank)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    monkeypatch.setenv(ranks.REPORT, "")
+    launcher.launch("stages.train", processes)
+    assert found == [threads]
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
@@ -146,9 +168,12 @@ def test_a_killed_rank_ends_the_others_and_the_next_run_resumes_with_as_many_or_
 
 @pytest.mark.slow
 @pytest.mark.fault
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_hanging_rank_is_given_up(endless, rank):
+@pytest.mark.parametrize(("rank", "part"), [(0, None), (1, None), (1, 400)])
+def test_a_hanging_rank_is_given_up(endless, rank, part):
     write_hasty(endless)
+    if part:  # its gradients travel in two parts
+        script = endless / "hasty.py"
+        script.write_text(f"from vae.training import exchange\nexchange.PART = {part}\n{script.read_text()}")
     with running(endless, sys.executable, "-m", "hasty") as process:
         wait_for_steps(endless, process)
         os.kill(members(endless)[rank], signal.SIGSTOP)

@@ -39,12 +39,11 @@ def _switch_tf32(allowed: list[bool]) -> list[bool]:
     return before
 
 
-def threads_each(processes: int) -> int:
-    """How many threads each of some processes uses: its part of the cores, up to 16, and up to OMP_NUM_THREADS."""
+def threads_each(runs: int) -> int:
+    """How many threads each of some runs may use: its part of the cores, up to OMP_NUM_THREADS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    most = int(asked) if asked.isdecimal() and int(asked) else MOST_THREADS
-    return min(max(cores // processes, 1), most, MOST_THREADS)
+    asked, share = os.environ.get("OMP_NUM_THREADS", ""), max(cores // runs, 1)
+    return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
 
 
 def set_up(name: Device) -> torch.device:
@@ -59,7 +58,7 @@ def set_up(name: Device) -> torch.device:
     torch.use_deterministic_algorithms(True)
     # Only helps code that reads memory it never wrote, and costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.set_num_threads(threads_each(ranks.on_this_machine()))
+    torch.set_num_threads(min(threads_each(ranks.on_this_machine()), MOST_THREADS))
     # cuDNN's convolutions use TF32 unless told otherwise; matrix products do not.
     _switch_tf32([False] * len(_SWITCHES))
     pyro.enable_validation(False)

@@ -18,6 +18,11 @@ def rank() -> int | None:
     return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else None
 
 
+def asked(settings: "Train") -> int | str:
+    """How many processes share the run: as many as a launcher started, or else what the settings say."""
+    return settings.processes if rank() is None else int(os.environ["WORLD_SIZE"])
+
+
 def wanted(settings: "Train") -> int:
     """How many processes to start; 1 if this is one of several already."""
     if rank() is not None or settings.processes == 1:
@@ -42,7 +47,10 @@ def launch(module: str, count: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from vae import ranks
+    from vae.device import threads_each
 
+    # What it allows is for the whole run.
+    os.environ["OMP_NUM_THREADS"] = str(max(threads_each(1) // count, 1))
     for name in filter(lambda name: name.startswith("torch.distributed.elastic"), logging.root.manager.loggerDict):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # its own account of every failure
     with tempfile.TemporaryDirectory() as folder:

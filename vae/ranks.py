@@ -115,6 +115,18 @@ def add_up(values: Tensor) -> Tensor:
     return values
 
 
+def start_adding_up(values: Tensor) -> Callable[[], None]:
+    """Start what `add_up` does, which then goes on beside this process's work, and return what waits for its end."""
+    with _reaching_others():
+        sum_of_ranks = dist.all_reduce(values, async_op=True)
+
+    def wait() -> None:
+        with _reaching_others():
+            sum_of_ranks.wait()
+
+    return wait
+
+
 def any_of(flag: bool) -> bool:
     """Whether the flag is set on any of the ranks."""
     return bool(add_up(torch.tensor(int(flag))))

@@ -1,5 +1,6 @@
 """The whole family of models: every combination of parts works, and nonsensical ones are refused."""
 
+from contextlib import nullcontext
 from itertools import combinations, product
 from typing import get_args
 
@@ -229,6 +230,16 @@ REFUSED = [
         for binarization in ("dynamic", "static", "threshold")
     ),
 ]
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_dropout_in_a_vampprior_is_refused_to_several_processes_whoever_started_them(make_settings, monkeypatch, count):
+    for name, value in {"RANK": "0", "WORLD_SIZE": count, "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    chosen = {"model": {"dropout": 0.1, "prior": "vampprior"}, "train": {"processes": 1}}
+    refused = pytest.raises(InputError, match=r"train\.processes: got 2, allowed: 1, as with dropout each")
+    with nullcontext() if count == "1" else refused:
+        make_settings(**chosen)
 
 
 @pytest.mark.parametrize(("changes", "got", "allowed"), REFUSED, ids=[got for _, got, _ in REFUSED])

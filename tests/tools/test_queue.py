@@ -31,7 +31,7 @@ while not os.path.exists(os.environ["BOTH_RUN"]):
 
 @pytest.mark.parametrize(
     ("cores", "asked", "jobs", "threads"),
-    [(8, "", 2, "4"), (8, "3", 2, "3"), (8, "6", 2, "4"), (2, "", 3, "1"), (64, "", 2, "16"), (8, "no", 1, "8")],
+    [(8, "", 2, "4"), (8, "3", 2, "3"), (8, "6", 2, "4"), (2, "", 3, "1"), (64, "", 2, "32"), (8, "no", 1, "8")],
 )
 def test_cores_are_divided_and_what_the_user_asks_for_is_the_most(monkeypatch, cores, asked, jobs, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.slow
 IMAGES, BATCH = 98, 32  # the last of an epoch's mini-batches holds 2 images, fewer than 4 ranks
 EPOCHS = 2
 FLOWS = {"flow_widths": [12], "posterior_layers": 2, "prior_layers": 3}
+WIDE = {"encoder_widths": [850, 900], "decoder_widths": [900, 850]}
+WIDE_RECORD = "wide, as a record"
 CASES = {
     "the default of params.yaml": ({name: PARAMS["model"][name] for name in SMALL_MODEL}, {"batch_size": 33}),
     "a flow posterior": (FLOWS | {"posterior": "iaf"}, {}),
@@ -37,6 +39,9 @@ CASES = {
     "a norm of all gradients": ({}, {"gradient_clip": 1.0, "weight_decay": 0.1, "ema_decay": 0.9}),
     "streamed images": ({}, {"images": "streamed"}),
     "a record": ({"levels": "iwae", "top_dim": 2, "inner_widths": [8]}, {"step": "recorded"}),
+    # Networks whose gradients travel in two parts.
+    "wide": (WIDE, {"free_bits": 0.7, "normalize_gradients": True}),
+    WIDE_RECORD: (WIDE, {"step": "recorded", "gradient_clip": 1.0}),
 }
 
 
@@ -56,6 +61,7 @@ def trained(name):
     initialize(model, images[:IMAGES], settings.train)
     step = Step(model, images[:IMAGES], True, settings.train, labels[:IMAGES])
     found = {"losses": [], "gradients": [], "weights": [], "totals": []}
+    assert not step.exchange or len(step.exchange.parts) == (2 if name.startswith("wide") else 1)
     update = step._update
 
     def observed(gradients):
@@ -79,7 +85,7 @@ def trained(name):
 
 
 def all_cases():
-    return {name: trained(name) for name in CASES}
+    return {name: trained(name) for name in CASES} | {"again": trained(WIDE_RECORD)}
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +120,8 @@ def test_all_ranks_hold_the_same_bytes(several, name):
     first, *others = several
     for other in others:
         assert all(torch.equal(first[name][key], other[name][key]) for key in first[name])
+
+
+def test_a_run_repeats_to_the_byte(several):
+    first = several[0]
+    assert all(torch.equal(first["again"][key], first[WIDE_RECORD][key]) for key in first["again"])

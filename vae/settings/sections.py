@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from vae import launcher
 from vae.errors import redact
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "digits"]
@@ -308,10 +309,11 @@ class Settings(Section):
             "0",
             "free bits are defined for the ELBO's KL",
         )
+        processes = launcher.asked(self.train)
         _refuse(
-            self.train.processes != 1 and self.model.dropout > 0 and self.model.prior == "vampprior",
+            processes != 1 and self.model.dropout > 0 and self.model.prior == "vampprior",
             "train.processes",
-            self.train.processes,
+            processes,
             "1",
             "with dropout each process would see another VampPrior",
         )

@@ -10,16 +10,18 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.split_module import split_module
 
 from vae.device import preserved_random_state
 from vae.model import VAE
@@ -27,6 +29,7 @@ from vae.model.objectives import OBJECTIVES
 from vae.ranks import Rows
 from vae.settings import Train
 from vae.training.draws import OwnRows
+from vae.training.exchange import Exchange
 
 
 class CannotCompile(Exception):
@@ -83,9 +86,20 @@ class _Loss(nn.Module):
         return loss * rows.weight if rows else loss, *terms
 
 
-def by_programs(model: VAE, settings: Train) -> Gradients:
-    """Run model and guide at each call."""
-    return partial(_differentiated, _Loss(model, settings), list(model.parameters()))
+def by_programs(model: VAE, settings: Train, exchange: Exchange | None = None) -> Gradients:
+    """Run model and guide at each call; an `exchange` receives its early gradients as soon as they are there."""
+    loss, parameters = _Loss(model, settings), list(model.parameters())
+
+    def gradients(inputs: Inputs) -> Result:
+        early = {number: partial(exchange.take, number) for number in exchange.early} if exchange else {}
+        hooks = [parameters[number].register_hook(take) for number, take in early.items()]
+        try:
+            return _differentiated(loss, parameters, inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    return gradients
 
 
 def _differentiated(
@@ -96,16 +110,18 @@ def _differentiated(
     return Result(*(value.detach() for value in values), gradients)
 
 
-def recorded(model: VAE, settings: Train, inputs: Inputs) -> Gradients:
+def recorded(model: VAE, settings: Train, inputs: Inputs, exchange: Exchange | None = None) -> Gradients:
     """Run model and guide on `inputs` once, and replay their operations at each call on inputs of the same shapes.
 
-    The random state is left unchanged.
+    The random state is left unchanged. An `exchange` receives its early gradients as soon as they are there.
     """
-    parameters = list(model.parameters())
-    return _replay(_record(model, settings, inputs).forward, parameters)
+    graph = _record(model, settings, inputs)
+    if exchange:
+        _hand_over(graph, exchange)
+    return _replay(graph.forward, list(model.parameters()))
 
 
-def compiled(model: VAE, settings: Train, inputs: Inputs) -> Gradients:
+def compiled(model: VAE, settings: Train, inputs: Inputs, exchange: Exchange | None = None) -> Gradients:
     """The same operations, fused by torch's compiler Inductor; takes seconds to minutes.
 
     Raises:
@@ -113,15 +129,59 @@ def compiled(model: VAE, settings: Train, inputs: Inputs) -> Gradients:
     """
     parameters = list(model.parameters())
     graph = _record(model, settings, inputs)
-    # Draws from torch's own generators, so that they are those of the other ways; no cache, as it is a pickle.
-    options = {"fallback_random": True, "fx_graph_cache": False}
     try:
         with torch.no_grad():
-            program = torch._inductor.compile(graph, [*inputs.tensors(), *parameters], options=options)
+            if exchange and exchange.early:
+                program = _compile_parts(graph, exchange, [*inputs.tensors(), *parameters])
+            else:
+                program = _compile(graph, [*inputs.tensors(), *parameters])
     except Exception as error:  # whatever a compiler fails with
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CannotCompile(reason) from error
     return _replay(program, parameters)
+
+
+def _compile(graph: nn.Module, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    # Draws from torch's own generators, so that they are those of the other ways; no cache, as it is a pickle.
+    options = {"fallback_random": True, "fx_graph_cache": False}
+    return torch._inductor.compile(graph, list(inputs), options=options)
+
+
+def _compile_parts(graph: GraphModule, exchange: Exchange, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Compile a program for each part of the exchange, between which gradients are handed over."""
+    places = {node: place for place, node in enumerate(graph.graph.nodes)}
+    gradients = _gradients_in(graph)
+    ends = sorted(max(places[gradients[number]] for number in part) for part in exchange.parts[:-1])
+    whole = split_module(graph, None, lambda node: bisect_left(ends, places[node]))
+    with preserved_random_state(inputs[0].device):
+        _Compiling(whole).run(*inputs)
+    _hand_over(whole, exchange)
+    return whole.forward
+
+
+class _Compiling(Interpreter):
+    """Run a graph of modules once, and put compiled ones in their places."""
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        part = self.fetch_attr(target)
+        values = part(*args)
+        program = _compile(part, args)
+        delattr(self.module, target)  # a module, whose place only a module could take
+        setattr(self.module, target, program)
+        return values
+
+
+def _hand_over(graph: GraphModule, exchange: Exchange) -> None:
+    """Insert a call that hands each early gradient to the exchange after the operation that makes it."""
+    gradients = _gradients_in(graph)
+    for number in exchange.early:
+        with graph.graph.inserting_after(gradients[number]):
+            graph.graph.call_function(exchange.take, (number, gradients[number]))
+    graph.recompile()
+
+
+def _gradients_in(graph: GraphModule) -> list[Node]:
+    return list(graph.graph.output_node().args[0])[len(Result._fields) - 1 :]
 
 
 def compiler() -> str | None:

@@ -201,15 +201,15 @@ class Step:
         # An epoch's last, smaller mini-batch is not worth the time of the compiler.
         if self.settings.step == "compiled" and size == self.settings.batch_size and not exchanged:
             try:
-                return compiled(self.model, self.settings, inputs)
+                return compiled(self.model, self.settings, inputs, self.exchange)
             except CannotCompile as reason:
                 if not self.chosen:
                     raise self._refusal("compiled", reason) from reason
                 print(f"training without compiling the step, as the compiler fails: {reason}", flush=True)
                 self.settings = self.settings.model_copy(update={"step": "recorded"})
         if self.settings.step in ("compiled", "recorded") and not exchanged:
-            return recorded(self.model, self.settings, inputs)
-        return by_programs(self.model, self.settings)
+            return recorded(self.model, self.settings, inputs, self.exchange)
+        return by_programs(self.model, self.settings, self.exchange)
 
     def _update(self, gradients: Sequence[Tensor]) -> None:
         adam.update(
