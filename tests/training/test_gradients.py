@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from tests.model import test_family
+from vae import ranks
 from vae.data.images import pixels
 from vae.errors import WorkError
 from vae.model import make_model
-from vae.training import gradients
+from vae.training import exchange, gradients
+from vae.training.exchange import Exchange
 from vae.training.gradients import Inputs, by_programs, compiled, recorded
 from vae.training.initialization import initialize
 from vae.training.step import Step
@@ -61,6 +63,23 @@ def test_a_replay_has_the_programs_bytes(case, choice):
         with torch.no_grad():  # as after an update
             for parameter in model.parameters():
                 parameter.mul_(0.9)
+
+
+@pytest.mark.slow
+@FAMILY
+def test_gradients_that_are_handed_over_early_are_the_programs(case, choice, monkeypatch):
+    monkeypatch.setattr(exchange, "PART", 100)
+    monkeypatch.setattr(ranks, "start_adding_up", lambda values: lambda: None)
+    model, settings, (inputs, _) = case(choice, precision="float32")
+    expected = called(by_programs(model, settings), inputs)
+    for eager in (True, False):
+        parts = Exchange(list(model.parameters()))
+        function = by_programs(model, settings, parts) if eager else recorded(model, settings, inputs, parts)
+        loss, log_likelihood, kl, *of_parameters, drawn = called(function, inputs)
+        assert parts.under_way
+        *_, sums = parts(loss, torch.zeros(2), of_parameters)
+        for ours, theirs in zip([loss, log_likelihood, kl, *sums, drawn], expected, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_a_record_leaves_the_random_state_alone(case):

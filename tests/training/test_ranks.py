@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 IMAGES, BATCH = 98, 32  # the last of an epoch's mini-batches holds 2 images, fewer than 4 ranks
 EPOCHS = 2
 FLOWS = {"flow_widths": [12], "posterior_layers": 2, "prior_layers": 3}
-WIDE = {"encoder_widths": [850, 900], "decoder_widths": [900, 850]}
+WIDE = {"encoder_widths": [1200, 1200], "decoder_widths": [1200, 1200]}
 WIDE_RECORD = "wide, as a record"
 CASES = {
     "the default of params.yaml": ({name: PARAMS["model"][name] for name in SMALL_MODEL}, {"batch_size": 33}),

@@ -68,8 +68,13 @@ class Exchange:
 
 
 def cut(sizes: Sequence[int]) -> list[range]:
-    """Cut parameters of these sizes, from the last on, into parts of at least `PART` numbers, or into a single part."""
+    """Cut parameters of these sizes, from the last on, into parts of at least `PART` numbers.
+
+    There is a single part if all of them are fewer than four times as many.
+    """
     parts, stop = [], len(sizes)
+    if sum(sizes) < 4 * PART:
+        return [range(stop)]
     for start in reversed(range(1, len(sizes))):
         if sum(sizes[start:stop]) >= PART and sum(sizes[:start]) >= PART:
             parts.append(range(start, stop))
