@@ -51,13 +51,18 @@ class NoCopies(TorchFunctionMode):
 
 
 class Operations(TorchDispatchMode):
-    """Collect the names of the operations that compute something: a view of a tensor is none."""
+    """Collect the names of the operations that compute something on a device: a view of a tensor is none."""
 
-    def __init__(self):
+    def __init__(self, device):
         super().__init__()
+        self.device = device
         self.names = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if not function.is_view and name_of(function) not in ("detach", "_unsafe_view", "empty", "empty_like"):
+        result = function(*args, **(kwargs or {}))
+        # The indices of Pyro's plates, which nothing here uses, lie on the CPU.
+        elsewhere = isinstance(result, torch.Tensor) and result.device.type != self.device
+        made = name_of(function) not in ("detach", "_unsafe_view", "empty", "empty_like")
+        if made and not function.is_view and not elsewhere:
             self.names.append(name_of(function))
-        return function(*args, **(kwargs or {}))
+        return result

@@ -80,5 +80,5 @@ def pixels(images: Tensor, binarize: bool, rows: Rows | None = None) -> Tensor:
     start, stop, whole = rows[:3] if rows else (0, len(images), len(images))
     quarter = torch.empty(math.ceil(whole * each / 4), dtype=torch.int64, device=images.device)
     noise = quarter.random_(-(2**63), None).view(torch.int16)[start * each : stop * each].view(images.shape)
-    thresholds = (images * (2**16 / 255)).sub_(2**15)
+    thresholds = torch.rsub(images, -(2.0**15), alpha=-(2**16) / 255)  # images * 2^16 / 255 - 2^15 in one pass
     return torch.lt(noise, thresholds, out=thresholds)

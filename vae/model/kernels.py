@@ -80,7 +80,11 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         logits, images = ctx.saved_tensors
-        return logits.sigmoid().sub_(images).mul_(gradient[..., None, None, None]), None
+        gradient = gradient[..., None, None, None]
+        if logits.device.type != "cpu":
+            of_logits = torch.ops.aten.softplus_backward(gradient.expand_as(logits), logits, 1, 20)
+            return of_logits.addcmul_(gradient, images, value=-1), None
+        return logits.sigmoid().sub_(images).mul_(gradient), None
 
 
 def _log_of_1_plus_exp(x: Tensor) -> Tensor:

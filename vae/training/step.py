@@ -65,9 +65,9 @@ class Step:
         self.scheduled = torch.zeros(1, len(columns), device=device)
         self.rate, kl_weight, self.updates = self.scheduled[0].unbind()
         self.kl_weight = kl_weight if settings.kl_warmup_epochs or settings.beta != 1 else 1.0
-        self.offsets = torch.arange(settings.batch_size, device=device)
         self.slots = torch.arange(per_epoch, device=device)
-        self.order = torch.arange(len(images), device=device)
+        places = torch.arange(per_epoch * settings.batch_size, device=device)
+        self.order, self.batches = places[: len(images)], places.view(per_epoch, settings.batch_size)
         self.counters = torch.zeros(2, dtype=torch.int64, device=device)
         self.index, self.batch = self.counters.split(1)  # of the step within the run, within the epoch
         self.losses = torch.zeros(per_epoch, device=device)
@@ -170,8 +170,7 @@ class Step:
     def _run(self, size: int) -> None:
         torch.index_select(self.schedule, 0, self.index, out=self.scheduled)
         rows = ranks.rows(size)
-        chosen = torch.add(self.offsets[rows.slice], self.batch, alpha=self.settings.batch_size)
-        chosen = self.order.index_select(0, chosen)
+        chosen = self.batches.index_select(0, self.batch)[0, rows.slice]
         images = pixels(self.supply(chosen), self.binarize, rows)
         labels = None if self.labels is None else self.labels.index_select(0, chosen)
         inputs = Inputs(images, labels, self.kl_weight, rows if self.exchange else None)

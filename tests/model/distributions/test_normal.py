@@ -25,6 +25,32 @@ def test_a_normal_vector_is_an_independent_normal():
         assert torch.equal(drawn, other.rsample())
 
 
+@pytest.mark.parametrize("sample_shape", [(), (4,)])
+def test_the_density_of_a_draw_is_that_of_any_value_with_its_gradients(sample_shape):
+    parts = [torch.randn(5, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    ours, torchs = NormalVector(*parts), dist.Normal(parts[0], parts[1].exp()).to_event(1)
+    weights, found = torch.randn(*sample_shape, 5, dtype=torch.float64), []
+    for normal, other in ((ours, False), (ours, True), (torchs, False)):
+        torch.manual_seed(1)
+        drawn = normal.rsample(sample_shape)
+        density = normal.log_prob(drawn.view_as(drawn) if other else drawn)
+        loss = (weights * density).sum() + drawn.sin().sum()
+        found.append([drawn, density, *torch.autograd.grad(loss, parts)])
+    for result in found[:2]:
+        for value, expected in zip(result, found[2], strict=True):
+            # Sums of some ten terms in float64.
+            torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_density_of_a_draw_passes_no_gradient_through_the_noise():
+    mean, log_scale = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    normal = NormalVector(mean, log_scale)
+    density = normal.log_prob(normal.rsample())
+    of_mean, of_log_scale = torch.autograd.grad(density, [mean, log_scale], allow_unused=True)
+    assert of_mean is None
+    assert torch.equal(of_log_scale, -torch.ones(3))
+
+
 @pytest.mark.parametrize("batch_shape", [(), (5,), (2, 5)])
 def test_a_standard_normal_vector_is_a_normal_vector(batch_shape):
     ours, expected = StandardNormal(3)().expand(batch_shape), NormalVector(*torch.zeros(2, 3)).expand(batch_shape)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import register_kl
 
+_HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
+
 
 class NormalVector(dist.Independent):
     """`dist.Normal(mean, exp(log_scale)).to_event(1)`, which a plate does not copy if its shape already fits.
@@ -18,6 +20,7 @@ class NormalVector(dist.Independent):
 
     def __init__(self, mean: Tensor, log_scale: Tensor, scale: Tensor | None = None) -> None:
         self.log_scale = log_scale
+        self._drawn: tuple[Tensor, Tensor] | None = None  # the last draw and its noise
         super().__init__(dist.Normal(mean, log_scale.exp() if scale is None else scale), 1)
 
     def expand(self, batch_shape, _instance=None):
@@ -30,10 +33,24 @@ class NormalVector(dist.Independent):
         )
         return NormalVector(mean, log_scale, scale)
 
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """Draw mean + noise * scale, shape sample_shape + (..., dim)."""
+        mean, shape = self.base_dist.loc, self._extended_shape(sample_shape)
+        noise = torch.empty(shape, dtype=mean.dtype, device=mean.device).normal_()
+        step = noise * self.base_dist.scale.detach()
+        value = _Shifted.apply(mean.expand(shape), self.log_scale.expand(shape), step)
+        self._drawn = value, noise
+        return value
+
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of vectors of shape (..., dim), shape (...)."""
-        standardized = (value - self.base_dist.loc) / self.base_dist.scale
-        return _log_standard_normal(standardized) - self.log_scale.sum(-1)
+        if self._drawn and value is self._drawn[0]:
+            # Of a draw, (value - mean) / scale is the noise, whatever the mean and the scale are.
+            standardized = self._drawn[1]
+        else:
+            standardized = (value - self.base_dist.loc) / self.base_dist.scale
+        terms = torch.addcmul(self.log_scale, standardized, standardized, value=0.5)
+        return torch.rsub(terms.sum(-1), -_HALF_LOG_2_PI * terms.shape[-1])
 
 
 class StandardNormalVector(NormalVector):
@@ -51,12 +68,39 @@ class StandardNormalVector(NormalVector):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of vectors of shape (..., dim), shape (...)."""
-        return _log_standard_normal(value).expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+        density = _LogStandardNormal.apply(value)
+        return density.expand(torch.broadcast_shapes(density.shape, self.batch_shape))
 
 
-def _log_standard_normal(value: Tensor) -> Tensor:
-    # Halving is exact: one pass and two round alike.
-    return torch.rsub(value.square().sum(-1), -0.5 * math.log(2 * math.pi) * value.shape[-1], alpha=0.5)
+class _Shifted(torch.autograd.Function):
+    """The mean plus a step that is noise times the exponential of the log scale."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_scale: Tensor, step: Tensor) -> Tensor:
+        ctx.save_for_backward(step)
+        return mean + step
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (step,) = ctx.saved_tensors
+        return gradient, gradient * step, None
+
+
+class _LogStandardNormal(torch.autograd.Function):
+    """Minus half the sum of x^2 + log(2 pi) over dimensions, shape (...)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        # Halving is exact: one pass and two round alike.
+        return torch.rsub(x.square().sum(-1), -_HALF_LOG_2_PI * x.shape[-1], alpha=0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return -gradient.unsqueeze(-1) * x
 
 
 @register_kl(NormalVector, StandardNormalVector)
@@ -71,13 +115,13 @@ class _KLFromStandardNormal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mean: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(mean, scale)
-        terms = mean.square().addcmul_(scale, scale).sub_(log_scale, alpha=2)
-        # Half of the difference in one pass: halving is exact.
-        return torch.rsub(terms.sum(-1), -mean.shape[-1] / 2, alpha=-0.5)
+        terms = torch.addcmul(log_scale, mean, mean, value=-0.5).addcmul_(scale, scale, value=-0.5)
+        return torch.rsub(terms.sum(-1), -0.5 * mean.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         mean, scale = ctx.saved_tensors
         gradient = gradient.unsqueeze(-1)
-        return gradient * mean, torch.addcmul(-gradient, gradient * scale, scale), None
+        # The second is gradient * (scale^2 - 1), in two operations.
+        return gradient * mean, torch.ops.aten.tanh_backward(-gradient, scale), None
