@@ -17,7 +17,7 @@ from vae.model.distributions.autoregressive import (
     ContextAutoRegressiveNN,
     ContextNN,
 )
-from vae.model.distributions.coupling import AffineCoupling
+from vae.model.distributions.coupling import AffineCouplings
 from vae.model.distributions.mixing import LinearMixing
 from vae.model.distributions.splines import SplineCoupling
 
@@ -64,17 +64,16 @@ class FlowDistribution(dist.TransformedDistribution):
             if not (isinstance(transform, Flip) or isinstance(transform.inv, Flip)):
                 slopes.append(transform.log_abs_det_jacobian(before, value))
             value = before
-        # In this order, as torch's own, so that numbers round alike.
-        return _MinusAll.apply(*slopes) + self.base_dist.log_prob(value)
+        return _Minus.apply(self.base_dist.log_prob(value), *slopes)
 
 
-class _MinusAll(torch.autograd.Function):
-    """0 - a - b - ..., whose backward pass negates once."""
+class _Minus(torch.autograd.Function):
+    """a - b - c - ..., whose backward pass negates once."""
 
     @staticmethod
-    def forward(ctx: Any, first: Tensor, *others: Tensor) -> Tensor:
+    def forward(ctx: Any, first: Tensor, second: Tensor, *others: Tensor) -> Tensor:
         ctx.count = 1 + len(others)
-        total = first.neg()
+        total = first - second
         for other in others:
             total = total.sub_(other)
         return total
@@ -82,7 +81,7 @@ class _MinusAll(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return (gradient.neg(),) * ctx.count
+        return gradient, *(gradient.neg(),) * ctx.count
 
 
 class Flow(nn.Module):
@@ -109,11 +108,29 @@ class Flow(nn.Module):
         return FlowDistribution(base, chain)
 
 
+class AffineCouplingFlow(Flow):
+    """A chain of affine couplings without a context, whose networks map vectors of shape (..., half)."""
+
+    def __init__(self, half: int, nets: Sequence[DenseNN], mixing: str, dim: int) -> None:
+        super().__init__([nn.ModuleDict({"nn": net}) for net in nets], mixing, dim)
+        self.half = half
+
+    def forward(self, base: dist.Distribution, context: Tensor | None = None) -> dist.Distribution:
+        """The distribution of draws from `base` after the chain."""
+        nets = [layer["nn"] for layer in self.layers]
+        if not self.mixings:
+            return FlowDistribution(base, [AffineCouplings(self.half, nets, reversing=True)])
+        chain: list[dist.transforms.Transform] = []
+        for net, mixing in zip(nets, self.mixings, strict=True):
+            chain += [AffineCouplings(self.half, [net], reversing=False), copy.copy(mixing).inv]
+        return FlowDistribution(base, chain)
+
+
 def affine_coupling(dim: int, widths: Sequence[int], layers: int, mixing: str) -> Flow:
     """Affine coupling layers (RealNVP, Dinh et al. 2017), the identity at first."""
     half = dim // 2
     nets = [_silent(DenseNN(half, widths, [dim - half, dim - half], nonlinearity=nn.SiLU())) for _ in range(layers)]
-    return Flow([AffineCoupling(half, net) for net in nets], mixing, dim)
+    return AffineCouplingFlow(half, nets, mixing, dim)
 
 
 def spline_coupling(dim: int, widths: Sequence[int], layers: int, mixing: str) -> Flow:
