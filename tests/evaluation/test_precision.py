@@ -41,6 +41,10 @@ def same_draws(monkeypatch):
         monkeypatch.setattr(
             module, "_standard_normal", lambda shape, dtype, device: draw(shape, torch.float32, device).to(dtype)
         )
+    fill = torch.Tensor.normal_
+    monkeypatch.setattr(
+        torch.Tensor, "normal_", lambda values: values.copy_(fill(torch.empty_like(values, dtype=torch.float32)))
+    )
 
 
 @contextmanager
