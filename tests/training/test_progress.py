@@ -7,7 +7,6 @@ from tests.training.conftest import SPLITS, same_weights
 from vae.training.progress import Progress, scores
 
 pytestmark = pytest.mark.usefixtures("lean")
-pytestmark = pytest.mark.usefixtures("lean")
 
 
 def columns(*splits):
