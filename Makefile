@@ -35,10 +35,11 @@ pictures: $(READY)  ## Refresh the pictures and metrics in README.md and docs/ f
 
 # The test processes share the cores, so waiting threads must not spin, as OpenMP's do by default.
 test test-quick test-oldest test-newest: export OMP_WAIT_POLICY ?= passive
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 test: $(READY)  ## Run the tests
-	python -m pytest --numprocesses auto --dist loadfile
+	python -m pytest $(PARALLEL)
 
-QUICK := -m 'not slow' --numprocesses auto --dist loadfile
+QUICK := -m 'not slow' $(PARALLEL)
 
 test-quick: $(READY)  ## Run the tests that need neither DVC nor a browser (about a minute)
 	python -m pytest $(QUICK) $(TESTS)

@@ -42,6 +42,11 @@ SMALL_TRAINING = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the slow tests: at the end, short ones keep all processes busy."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def as_split(images, labels=None):
     """A split of uint8 images (n, c, h, w), its labels all 0 if there are none."""
     zeros = torch.zeros(len(images), dtype=torch.int64, device=images.device)
