@@ -11,10 +11,14 @@ help:  ## List these targets
 
 setup: $(READY)  ## Make .venv with the pinned packages
 
+# With uv, in a quarter of the time. pip installs what uv cannot, as where only pip's configuration names an index.
+PINNED := --constraint constraints.txt --editable '.[pipeline,export,graph,notebook,plots,search,sharing,tensorboard,test]'
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[pipeline,export,graph,notebook,plots,search,sharing,tensorboard,test]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt uv \
+		&& $(VENV)/bin/python -m uv pip install --quiet --python $(VENV)/bin/python $(PINNED) \
+		|| $(VENV)/bin/python -m pip install --quiet $(PINNED)
 	$(VENV)/bin/python -m tools.vega
 	touch $@
 
