@@ -1,6 +1,7 @@
 """Temporary checkouts of this project in which the pipeline runs on scikit-learn's digits; a plugin of conftest.py."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,27 @@ def change(folder: Path, **sections: dict) -> None:
     for section, values in sections.items():
         settings[section] |= values
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def rewrite(folder: Path, pattern: str, old: str, new: str) -> None:
+    """Replace a regular expression in the files that a pattern names; one of them must have it."""
+    texts = {path: path.read_text() for path in folder.glob(pattern)}
+    changed = {path: re.sub(old, new, text) for path, text in texts.items()}
+    assert changed != texts
+    for path, text in changed.items():
+        path.write_text(text)
+
+
+def keep_stages(folder: Path, *names: str) -> None:
+    """Take the other stages out of the pipeline, for tests in which they would only take time."""
+    path = folder / "dvc.yaml"
+    pipeline = yaml.safe_load(path.read_text())
+    pipeline["stages"] = {name: pipeline["stages"][name] for name in names}
+    path.write_text(yaml.safe_dump(pipeline, sort_keys=False))
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
 
 
 def contents(folder: Path, *names: str) -> dict[str, bytes]:

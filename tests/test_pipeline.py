@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.plot import read_results
-from tests.checkouts import ROOT, call, change, contents
+from tests.checkouts import ROOT, call, change, contents, rewrite, stages_run
 from vae.files import read_tensors
 from vae.pictures import PICTURES
 from vae.settings import Train, load_settings
@@ -24,19 +24,6 @@ def drawn(finished: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.chdir(finished)
     results = read_results(load_settings("params.yaml"))
     return {picture.name for picture in PICTURES if picture.applies(results)}
-
-
-def stages_run(output: str) -> list[str]:
-    return re.findall(r"Running stage '(\w+)'", output)
-
-
-def rewrite(folder: Path, pattern: str, old: str, new: str) -> None:
-    """Replace a regular expression in the files that a pattern names; one of them must have it."""
-    texts = {path: path.read_text() for path in folder.glob(pattern)}
-    changed = {path: re.sub(old, new, text) for path, text in texts.items()}
-    assert changed != texts
-    for path, text in changed.items():
-        path.write_text(text)
 
 
 def add(folder: Path, name: str, text: str) -> None:
@@ -158,42 +145,6 @@ def test_the_report_names_the_code_and_the_settings_that_trained_the_model(check
     assert metadata["provenance"]["device"] in page
     assert "0.125" not in page
     assert "keep_checkpoint" not in page
-
-
-def test_plot_setting_reruns_plot_and_its_page_alone_and_going_back_restores_the_pictures(checkout: Path) -> None:
-    before = contents(checkout, "plots/images")
-    settings = (checkout / "params.yaml").read_text()
-    change(checkout, plot={"samples": 30})
-    # And the page that holds the pictures.
-    assert stages_run(call(checkout, "dvc", "repro")) == ["plot", "report"]
-    assert contents(checkout, "plots/images") != before
-
-    (checkout / "params.yaml").write_text(settings)
-    output = call(checkout, "dvc", "repro")
-    assert stages_run(output) == []
-    assert "Stage 'plot' is cached - skipping run" in output
-    assert contents(checkout, "plots/images") == before
-
-
-def test_experiment_with_an_exponent_trains_anew_and_metrics_diff_shows_it(checkout: Path) -> None:
-    assert call(checkout, "dvc", "metrics", "diff").strip() == ""
-    output = call(checkout, "dvc", "exp", "run", "--set-param", "train.learning_rate=1e-5", "evaluate")
-    assert stages_run(output) == ["train", "evaluate"]
-    assert "learning_rate: 1e-05" in (checkout / "params.yaml").read_text()
-    difference = json.loads(call(checkout, "dvc", "metrics", "diff", "--json"))
-    assert difference["metrics/evaluate.json"]["test_elbo"]["diff"] < 0
-
-
-def test_queued_experiment_runs_its_own_code_and_settings(checkout: Path) -> None:
-    script = checkout / "stages/embed.py"
-    script.write_text(script.read_text().replace('f"{x:.4f}"', '"12.5"'))
-    call(checkout, "dvc", "exp", "run", "--queue", "--name", "queued", "--set-param", "embed.images=50", "embed")
-    call(checkout, "git", "checkout", "--quiet", "stages/embed.py", "params.yaml")
-    call(checkout, "dvc", "exp", "run", "--run-all")
-    call(checkout, "dvc", "exp", "apply", "queued")
-    lines = (checkout / "plots/embedding.csv").read_text().splitlines()
-    assert len(lines) == 51
-    assert all(line.startswith("12.5,") for line in lines[1:])
 
 
 def test_plots_show_every_curve_and_picture(checkout: Path, drawn: set[str]) -> None:

@@ -1,5 +1,6 @@
 """What the README tells people to type works."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkouts import ENVIRONMENT, ROOT, call
+from tests.checkouts import ENVIRONMENT, ROOT, call, keep_stages, stages_run
 from tools.pictures import METRICS, metrics_page, with_first_metrics
 from tools.record import read_record
 from tools.run import names, read_experiment
@@ -34,6 +35,14 @@ COMMANDS = [
 ]
 # `verify` and `gpu` are run here, `repro` too; CI runs the others.
 IN_CI, HERE = {"demo", "test"}, {"repro", "verify", "gpu"}
+# These have tests of their own: what `make repro` consists of, and the README's experiment.
+OF_REPRO = ["dvc repro", "python -m tools.card"]
+EXPERIMENT, DIFF = "dvc exp run --set-param train.learning_rate=0.001", "dvc metrics diff"
+(TABLE,) = [command for command in COMMANDS if command.startswith("dvc exp show")]
+OTHERS = [command for command in COMMANDS if not command.startswith("make ")]
+OTHERS = [command for command in OTHERS if command not in (*OF_REPRO, EXPERIMENT, DIFF, TABLE)]
+# One experiment runs every stage; the stages after the training would do the same for these.
+TRAINED = ("dvc exp run --set-param train.beta=4", "python -m tools.run iwae")
 
 
 def test_make_targets_of_the_readme_exist_and_ci_runs_them() -> None:
@@ -48,6 +57,7 @@ def test_make_targets_of_the_readme_exist_and_ci_runs_them() -> None:
 def test_make_repro_runs_the_pipeline_and_shows_the_metrics(checkout: Path) -> None:
     # The environment that runs this test stands in for the one that make would set up.
     output = call(checkout, "make", "repro", "--assume-old=.venv/.ready")
+    assert set(OF_REPRO) <= set(output.splitlines())
     assert "up to date" in output
     assert "test_nll" in output
     assert "agrees with the record" in output
@@ -79,18 +89,26 @@ def test_the_metrics_shown_are_the_committed_ones() -> None:
     assert (ROOT / METRICS).read_text() == metrics_page(record), advice
 
 
-def test_the_table_of_experiments_fits_a_terminal(checkout: Path) -> None:
-    (command,) = [command for command in COMMANDS if command.startswith("dvc exp show")]
-    call(checkout, *shlex.split("dvc exp run --name more --set-param evaluate.importance_samples=6 evaluate"))
-    shown = call(checkout, *shlex.split(command))
-    assert "more" in shown and "test_nll" in shown and "importance_samples" in shown
+def test_an_experiment_is_compared_and_the_table_of_experiments_fits_a_terminal(checkout: Path) -> None:
+    assert [command for command in COMMANDS if command in (EXPERIMENT, DIFF, TABLE)] == [EXPERIMENT, DIFF, TABLE]
+    assert call(checkout, *shlex.split(DIFF)).strip() == ""
+    keep_stages(checkout, "download", "prepare", "train", "evaluate")
+    assert stages_run(call(checkout, *shlex.split(EXPERIMENT))) == ["train", "evaluate"]
+    difference = json.loads(call(checkout, *shlex.split(DIFF), "--json"))
+    assert difference["metrics/evaluate.json"]["test_elbo"]["diff"] < 0
+
+    shown = call(checkout, *shlex.split(TABLE))
+    assert "test_nll" in shown and "frechet_distance" in shown and "learning_rate" in shown
     assert max(map(len, shown.splitlines())) <= 120
-    header = call(checkout, *shlex.split(command), "--csv").splitlines()[0]
+    header, *runs = call(checkout, *shlex.split(TABLE), "--csv").splitlines()
     assert len(header.split(",")) <= 12
+    assert len(runs) == 3  # the workspace, the commit and the experiment
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.startswith("make ")])
+@pytest.mark.parametrize("command", OTHERS)
 def test_commands_work_in_a_finished_checkout(checkout: Path, command: str) -> None:
+    if command.startswith(TRAINED):
+        keep_stages(checkout, "download", "prepare", "train")
     call(checkout, *shlex.split(command))
 
 

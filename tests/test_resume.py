@@ -17,17 +17,24 @@ pytestmark = pytest.mark.slow
 
 OUTPUTS = ("data/model.safetensors", "data/snapshots.npz", "plots/history.csv", "metrics/train.json")
 KILLS = 2
+ONE_THREAD = ("env", "OMP_NUM_THREADS=1")
+# A training of seconds, so that there is something to interrupt.
+LONG = {"epochs": 20, "batch_size": 16, "checkpoint_every": 1, "ema_decay": 0.99, "snapshot_epochs": [1, 10]}
 
 
 @pytest.fixture
-def long_training(finished: Path, tmp_path: Path) -> Path:
-    """A checkout whose training takes seconds, so that there is something to interrupt."""
-    folder = Path(shutil.copytree(finished, tmp_path / "checkout"))
-    change(
-        folder,
-        train={"epochs": 40, "batch_size": 16, "checkpoint_every": 1, "ema_decay": 0.99, "snapshot_epochs": [1, 20]},
-    )
-    return folder
+def long_training(checkout: Path) -> Path:
+    change(checkout, train=LONG)
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the long training writes with one thread when it is left alone."""
+    folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("undisturbed") / "checkout"))
+    change(folder, train=LONG)
+    call(folder, *ONE_THREAD, "python", "-m", "stages.train")
+    return contents(folder, *OUTPUTS)
 
 
 def start(folder: Path, *command: str) -> subprocess.Popen[str]:
@@ -35,45 +42,60 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, start_new_session=True, **streams)
 
 
-@pytest.mark.fault
-def test_killed_again_and_again_and_resumed_by_dvc_repro(long_training: Path, tmp_path: Path) -> None:
-    undisturbed = Path(shutil.copytree(long_training, tmp_path / "undisturbed"))
-    call(undisturbed, "dvc", "repro", "train")
+def wait_for_epoch(process: subprocess.Popen[str]) -> str:
+    """Wait until a training has ended an epoch, and return what it printed up to then."""
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if line.startswith("epoch "):
+            break
+    return printed
 
+
+@pytest.mark.fault
+def test_killed_again_and_again_and_resumed_by_dvc_repro(long_training: Path, undisturbed: dict[str, bytes]) -> None:
+    command = (*ONE_THREAD, "dvc", "repro", "train")
     seed = random.randrange(2**32)
     moments = random.Random(seed)
     taken_up = 0
     for _ in range(KILLS):
-        process = start(long_training, "dvc", "repro", "train")
-        # From the first checkpoint on: a kill before it would only repeat the start.
-        while process.poll() is None and not list((long_training / "data/.checkpoints").glob("*/last.pt")):
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 5))
+        process = start(long_training, *command)
+        # From the first epoch on: a kill before it would only repeat the start.
+        printed = "".join(wait_for_epoch(process) for _ in range(moments.randint(1, 6)))
+        time.sleep(moments.uniform(0, 1))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        taken_up += "resuming from checkpoint" in process.communicate()[0]
-    output = call(long_training, "dvc", "repro", "train")
+        taken_up += "resuming from checkpoint" in printed + process.communicate()[0]
+    output = call(long_training, *command)
 
     assert taken_up or "resuming from checkpoint" in output, f"no run was taken up (seed {seed})"
-    assert contents(long_training, *OUTPUTS) == contents(undisturbed, *OUTPUTS), f"seed {seed}"
+    assert contents(long_training, *OUTPUTS) == undisturbed, f"seed {seed}"
     assert not list((long_training / "data/.checkpoints").glob("*/")), "a finished training keeps no checkpoint"
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_state_and_says_where(long_training: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
+def test_ctrl_c_saves_the_state_and_a_signal_finishes_training_after_its_epoch(long_training: Path) -> None:
     process = start(long_training, "python", "-m", "stages.train")
-    for line in process.stdout:
-        if line.startswith("epoch "):
-            break
-    process.send_signal(number)
+    wait_for_epoch(process)
+    process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 128 + number
-    assert f"stopped by {number.name} in epoch" in output
+    assert process.returncode == 128 + signal.SIGINT
+    assert "stopped by SIGINT in epoch" in output
     assert "Traceback" not in output
-    assert "resuming from checkpoint" in call(long_training, "dvc", "repro", "train")
+
+    process = start(long_training, "python", "-m", "stages.train")
+    assert "resuming from checkpoint" in wait_for_epoch(process)
+    process.send_signal(signal.SIGUSR1)
+    output = process.communicate(timeout=60)[0]
+    assert (process.returncode, "ended as asked after epoch" in output) == (0, True), output
+    assert "Traceback" not in output
+    epochs = json.loads((long_training / "metrics/train.json").read_text())["epochs"]
+    assert epochs == len(rows(long_training / "plots/history.csv")) < LONG["epochs"]
+    call(long_training, "python", "-m", "stages.evaluate")
 
 
+@pytest.mark.fault
 def test_a_running_experiment_shows_its_own_progress_and_finishes_when_asked(long_training: Path) -> None:
     change(long_training, train={"epochs": 2000})  # minutes, of which it gets seconds
     call(long_training, "git", "commit", "--quiet", "--all", "--message=Train for longer")
@@ -90,10 +112,10 @@ def test_a_running_experiment_shows_its_own_progress_and_finishes_when_asked(lon
 
     assert shown["metrics/train.json"]["data"]["best_epoch"] >= 1
     assert not {"metrics/evaluate.json", "metrics/sample.json"} & {name for name in shown if "data" in shown[name]}
-    kept = metrics_shown(long_training, "watched")["metrics/train.json"]["data"]
-    assert 3 < kept["epochs"] < 2000
     call(long_training, "dvc", "exp", "apply", "watched")
-    assert len(rows(long_training / "plots/history.csv")) == kept["epochs"]
+    epochs = json.loads((long_training / "metrics/train.json").read_text())["epochs"]
+    assert 3 < epochs < 2000
+    assert len(rows(long_training / "plots/history.csv")) == epochs
 
 
 def folders(checkout: Path) -> list[Path]:
@@ -115,35 +137,21 @@ def metrics_shown(checkout: Path, name: str) -> dict[str, dict]:
 
 
 @pytest.mark.fault
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
-def test_a_signal_finishes_training_after_its_epoch_and_the_later_stages_run(long_training: Path) -> None:
-    process = start(long_training, "python", "-m", "stages.train")
-    for line in process.stdout:
-        if line.startswith("epoch "):
-            process.send_signal(signal.SIGUSR1)
-            break
-    output = process.communicate(timeout=60)[0]
-    assert (process.returncode, "ended as asked after epoch" in output) == (0, True), output
-    assert "Traceback" not in output
-    epochs = json.loads((long_training / "metrics/train.json").read_text())["epochs"]
-    assert epochs == len(rows(long_training / "plots/history.csv")) < 40
-    call(long_training, "python", "-m", "stages.evaluate")
-
-
-@pytest.mark.fault
-def test_a_run_goes_on_elsewhere_with_the_threads_that_it_was_begun_with(long_training: Path, tmp_path: Path) -> None:
-    elsewhere = Path(shutil.copytree(long_training, tmp_path / "elsewhere"))
-    call(long_training, "env", "OMP_NUM_THREADS=1", "python", "-m", "stages.train")
-
-    process = start(elsewhere, "env", "OMP_NUM_THREADS=1", "python", "-m", "stages.train")
-    while process.poll() is None and not list((elsewhere / "data/.checkpoints").glob("*/last.pt")):
-        time.sleep(0.01)
+def test_a_run_that_a_signal_stopped_goes_on_with_the_threads_that_it_was_begun_with(
+    long_training: Path, undisturbed: dict[str, bytes]
+) -> None:
+    process = start(long_training, *ONE_THREAD, "python", "-m", "stages.train")
+    wait_for_epoch(process)
     process.send_signal(signal.SIGTERM)
-    assert "the next run resumes from it" in process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM in epoch" in output
+    assert "the next run resumes from it" in output
+    assert "Traceback" not in output
     # Threads beyond the cores would be as many as there are cores.
     here = min(2, os.cpu_count() or 1)
-    output = call(elsewhere, "env", f"OMP_NUM_THREADS={here}", "python", "-m", "stages.train")
+    output = call(long_training, "env", f"OMP_NUM_THREADS={here}", "python", "-m", "stages.train")
 
     assert "resuming from checkpoint" in output
     assert ("resuming as the run was begun: threads 1 (here 2)" in output) == (here == 2)
-    assert contents(elsewhere, *OUTPUTS) == contents(long_training, *OUTPUTS)
+    assert contents(long_training, *OUTPUTS) == undisturbed

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests import checkouts
-from tests.checkouts import ROOT, call, change, contents
-from tests.test_pipeline import STAGES, stages_run
+from tests.checkouts import ROOT, call, change, contents, keep_stages, stages_run
+from tests.test_pipeline import STAGES
 from tests.test_readme import blocks
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ TO_FOLDER, TO_S3, COMMIT, PUSH, PULL, RUN, TAKE, REPAIR, SHARE_CACHE, PUSH_RUNS,
 )
 OUTPUTS = ("data/raw", "data/prepared", "data/model.safetensors", "data/classifier.safetensors", "plots", "metrics")
 # In place of the page's learning rate, which has the tests wait for a training and all that depends on it.
-SETTING = "plot.samples=30"
+SETTINGS = {"folder": ("plot.samples=30", ["plot", "report"]), "s3": ("embed.images=90", ["embed"])}
 
 
 def run(folder: Path, commands: list[list[str]], **names: str) -> str:
@@ -57,6 +57,13 @@ def origin(checkout: Path, tmp_path: Path) -> Path:
     return checkout
 
 
+def drop_slow_stages(origin: Path) -> None:
+    keep_stages(origin, *(stage for stage in STAGES if stage not in ("plot", "report")))
+    shutil.rmtree(origin / "plots/images")
+    (origin / "plots/report.html").unlink()
+    call(origin, "git", "commit", "--quiet", "--all", "--message=Without pictures")
+
+
 def clone(origin: Path, name: str = "clone") -> Path:
     call(origin.parent, "git", "clone", "--quiet", "origin.git", name)
     return origin.parent / name
@@ -69,10 +76,14 @@ def test_a_run_and_an_experiment_are_handed_on_whole(
     if kind == "folder":
         run(origin, TO_FOLDER, _mnt_storage_vae=str(tmp_path / "storage"))
     else:
+        drop_slow_stages(origin)
         run(origin, TO_S3, **request.getfixturevalue("bucket"))
     run(origin, [*COMMIT, *PUSH])
     finished = contents(origin, "dvc.lock", *OUTPUTS)
-    run(origin, RUN, train_learning_rate_0_001=SETTING)
+    setting, affected = SETTINGS[kind]
+    settings = (origin / "params.yaml").read_text()
+    assert stages_run(run(origin, RUN[:1], train_learning_rate_0_001=setting)) == affected
+    run(origin, RUN[1:])
     experiment = contents(origin, "dvc.lock", *OUTPUTS)
     assert experiment != finished
 
@@ -84,6 +95,12 @@ def test_a_run_and_an_experiment_are_handed_on_whole(
     assert "up to date" in call(other, "dvc", "status")
     if kind == "folder":
         check_the_run_cache(origin, tmp_path / "storage")
+        # Back to the settings before: nothing runs, and the pictures are those again.
+        (origin / "params.yaml").write_text(settings)
+        output = call(origin, "dvc", "repro")
+        assert stages_run(output) == []
+        assert "Stage 'plot' is cached - skipping run" in output
+        assert contents(origin, "dvc.lock", *OUTPUTS) == finished
 
 
 def check_the_run_cache(origin: Path, storage: Path) -> None:
@@ -102,12 +119,14 @@ def check_the_run_cache(origin: Path, storage: Path) -> None:
 
 
 def test_an_experiment_of_some_stages_without_the_others_files_is_applied_as_far_as_it_goes(origin: Path) -> None:
+    drop_slow_stages(origin)
     run(origin, TO_FOLDER, _mnt_storage_vae=str(origin.parent / "storage"))
     run(origin, COMMIT)
     # As in a clone that has trained, and never had what the record's other stages made.
-    shutil.rmtree(origin / "plots/images")
+    samples = (origin / "data/samples.npz").read_bytes()
+    (origin / "data/samples.npz").unlink()
     for path in (origin / ".dvc/cache/files").glob("*/*/*"):
-        if path.read_bytes().startswith(b"\x89PNG"):
+        if path.read_bytes() == samples:
             path.unlink()
     call(origin, "dvc", "exp", "run", "--name", "slower", "--set-param", "embed.images=90", "embed")
     run(origin, RUN[1:])
@@ -118,7 +137,8 @@ def test_an_experiment_of_some_stages_without_the_others_files_is_applied_as_far
         run(other, [apply])
     assert "images: 90" in (other / "params.yaml").read_text()
     assert (other / "data/model.safetensors").read_bytes() == (origin / "data/model.safetensors").read_bytes()
-    assert stages_run(run(other, REPAIR)) == ["plot", "report"]
+    assert stages_run(run(other, REPAIR)) == ["sample"]
+    assert (other / "data/samples.npz").read_bytes() == samples
 
 
 def test_clones_that_share_a_cache_find_all_runs_of_each_other(origin: Path, tmp_path: Path) -> None:

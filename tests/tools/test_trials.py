@@ -212,14 +212,14 @@ def test_a_search_that_was_killed_goes_on_and_prunes_a_training_without_end(sear
     killed.kill()
     killed.communicate()
 
-    resumed = subprocess.run([*command, "1"], capture_output=True, text=True, timeout=300)
-    assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout.startswith("digits-0: picked up again\ndigits-0: validation ELBO -")
-
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    resumed = subprocess.Popen([*command, "2"], **streams)
+    assert resumed.stdout.readline() == "digits-0: picked up again\n"
     study.enqueue_trial({"train.learning_rate": "1e-07", "train.epochs": "100000"})
-    longer = subprocess.run([*command, "2"], capture_output=True, text=True, timeout=300)
-    assert longer.returncode == 0, longer.stderr
-    rows = re.findall(r"^\| (digits-\d) +\| (\w+) +\| +(\d+) \| +(-[\d.]+) \|", longer.stdout, re.MULTILINE)
+    output, messages = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, messages
+    assert output.startswith("digits-0: validation ELBO -")
+    rows = re.findall(r"^\| (digits-\d) +\| (\w+) +\| +(\d+) \| +(-[\d.]+) \|", output, re.MULTILINE)
     (best, *complete, elbo), (pruned, *ended_early, _) = rows
     assert (best, *complete) == ("digits-0", "complete", "2")
     assert ended_early in (["pruned", "1"], ["pruned", "2"])
