@@ -21,7 +21,7 @@ SMALL = {
     "download": {"dataset": "digits"},
     "prepare": {"validation_size": 200},
     "model": {"latent_dim": 4, "encoder_widths": [32], "decoder_widths": [32], "flow_widths": [8]},
-    "train": {"device": "cpu", "epochs": 60},
+    "train": {"device": "cpu", "epochs": 30},
     "classify": {"epochs": 1},
     "evaluate": {"importance_samples": 5, "training_images": 200},
     "sample": {"images": 100},

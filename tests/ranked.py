@@ -1,6 +1,7 @@
 """Trainings of several processes on scikit-learn's digits, which tests disturb; found by the folder they work in."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.checkouts import ENVIRONMENT, ROOT
+from tests.checkouts import ENVIRONMENT, ROOT, change
 
 TINY = {
     "download": {"dataset": "digits"},
@@ -24,10 +25,13 @@ ENDLESS = {"processes": 2, "epochs": 100_000}
 HASTY = """
 import os, runpy
 import torch
+from torch.distributed.elastic.multiprocessing import PContext
 from vae import launcher, ranks
 from vae.training.step import Step
 
 ranks.TIMEOUT = 8
+# torch's launcher gives a rank that hangs 30 seconds for SIGTERM, and no setting changes that.
+PContext.close.__defaults__ = (None, 3)
 launch, call = launcher.launch, Step.__call__
 
 def disturbed(self, size):
@@ -51,6 +55,19 @@ def python_in(folder: Path, module: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def prepared_in(folder: Path) -> None:
+    """Make a folder with settings for a tiny run and the digits, split; one process does, which halves the imports."""
+    folder.mkdir()
+    shutil.copy(ROOT / "params.yaml", folder)
+    change(folder, **TINY)
+    (folder / "prepared.py").write_text(
+        "import runpy\n"
+        "for name in ('download', 'prepare'):\n"
+        "    runpy.run_module(f'stages.{name}', run_name='__main__', alter_sys=True)\n"
+    )
+    python_in(folder, "prepared")
 
 
 def write_hasty(folder: Path, fault: str = "pass") -> None:

@@ -35,7 +35,7 @@ def test_nothing_is_lost_or_left_over_and_nothing_is_connected_to(tmp_path):
         parts += ["faults"]
     if namespaces.permitted() and faults.compiler() is not None:
         parts += ["offline"]
-    counts = campaign(tmp_path, "--minutes", "0.25", "--only", *parts)
+    counts = campaign(tmp_path, "--minutes", "0.1", "--only", *parts)
     assert set(parts) == {name.removeprefix("cases of ") for name in counts if name.startswith("cases of ")}
     if "offline" not in parts:
         pytest.skip(f"only {parts}: others need a C compiler (cc) and user namespaces, which are not permitted here")

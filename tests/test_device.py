@@ -1,9 +1,12 @@
 import os
+import subprocess
+import sys
 
 import pyro
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from vae import device
 from vae.device import MOST_THREADS, matrix_precision, set_up
 from vae.errors import InputError
@@ -48,6 +51,19 @@ def test_operations_must_be_deterministic():
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.slow
+def test_the_compiler_is_deterministic_too_but_not_imported_for_that():
+    code = """
+import sys
+from vae.device import set_up
+set_up("cpu")
+assert "torch._inductor" not in sys.modules
+import torch._inductor.config
+assert torch._inductor.config.deterministic
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_a_workspace_of_ones_own_is_kept(monkeypatch):

@@ -17,10 +17,9 @@ from tests.checkouts import ROOT, call, change
 from tests.ranked import (
     ENDLESS,
     SECONDS,
-    TINY,
     errors,
     members,
-    python_in,
+    prepared_in,
     running,
     wait_for_steps,
     wait_until,
@@ -101,10 +100,13 @@ def test_two_nodes_train_what_one_process_does_and_dvc_takes_it_over(checkout: P
         for process in start_both(stack, hosts, nodes, "stages.train"):
             _, error = process.communicate(timeout=SECONDS)
             assert (process.returncode, errors(error)) == (0, []), error
-    said = [call(checkout, *shlex.split(line)) for line in after]
-    assert "Stage 'train' didn't change, skipping" in said[-1]
-    assert "Running stage 'evaluate'" in said[-1]
-    assert "up to date" in call(checkout, "dvc", "status")
+    *commit, reproduce = [shlex.split(line) for line in after]
+    for command in commit:
+        call(checkout, *command)
+    said = call(checkout, *reproduce, "evaluate")
+    assert "Stage 'train' didn't change, skipping" in said
+    assert "Running stage 'evaluate'" in said
+    assert "up to date" in call(checkout, "dvc", "status", "--with-deps", "evaluate")
 
     alone = Path(shutil.copytree(checkout, tmp_path / "alone"))
     call(alone, "python", "-m", "stages.train")
@@ -125,11 +127,7 @@ def test_the_script_for_slurm_starts_what_is_tested_here() -> None:
 @pytest.mark.fault
 def test_a_cut_cable_ends_both_nodes_and_the_first_resumes(tmp_path: Path, hosts) -> None:
     first = tmp_path / "first"
-    first.mkdir()
-    shutil.copy(ROOT / "params.yaml", first)
-    change(first, **TINY)
-    for stage in ("download", "prepare"):
-        python_in(first, f"stages.{stage}")
+    prepared_in(first)
     change(first, train=ENDLESS | {"processes": 1})
     write_hasty(first)
     nodes = [first, Path(shutil.copytree(first, tmp_path / "second"))]
@@ -153,7 +151,7 @@ def test_a_cut_cable_ends_both_nodes_and_the_first_resumes(tmp_path: Path, hosts
 
 @pytest.mark.fault
 def test_ranks_end_soon_after_the_dvc_that_started_their_launcher(checkout: Path) -> None:
-    change(checkout, train=ENDLESS | {"checkpoint_every": 1})
+    change(checkout, train=ENDLESS | {"checkpoint_every": 1, "step": "eager"})
     with running(checkout, "dvc", "repro", "train") as process:
         wait_for_steps(checkout, process)
         process.kill()

@@ -1,6 +1,7 @@
 """The compute device, set up so that the same settings give the same bytes."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -55,7 +56,7 @@ def set_up(name: Device) -> torch.device:
         SettingError: cuda was asked for and torch finds none, or there are more ranks than GPUs.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    _use_deterministic_algorithms()
     # Only helps code that reads memory it never wrote, and costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_num_threads(min(threads_each(ranks.on_this_machine()), MOST_THREADS))
@@ -73,6 +74,15 @@ def set_up(name: Device) -> torch.device:
         found, most = ranks.on_this_machine(), torch.cuda.device_count()
         raise SettingError("train.processes", f"got {found} on this machine, allowed: at most {most}, one for each GPU")
     return torch.device(name, ranks.local())
+
+
+def _use_deterministic_algorithms() -> None:
+    # torch's function of this name imports its compiler, for seconds, to set it up as well; a variable does so later.
+    if "torch._inductor" in sys.modules:
+        torch.use_deterministic_algorithms(True)
+    else:
+        os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
+        torch.set_deterministic_debug_mode("error")
 
 
 def preserved_random_state(device: torch.device) -> AbstractContextManager[None]:
