@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 SETTINGS = "params.yaml"
 LOCK = Path("data/.checkpoints/stage.lock")
-POLL = 1  # seconds after which a stage looks again whether its DVC and its folder are there
+# Seconds between looks at whether the stage's DVC and folder are there: few, as a file that is written while DVC removes
+# the folder keeps both from going.
+POLL = 0.2
 GRACE = 10  # seconds for a stage that was asked to stop to save its state
 PATIENCE = 2 * (POLL + GRACE)  # seconds that a stage waits for another one, which an orphan needs half of to end
 # The stage that writes each file, to name in the message about one that does not fit.
