@@ -6,6 +6,7 @@ in each round too. The images are made up: 19 % ink as in MNIST.
 Speed does not depend on what they show.
 """
 
+import importlib
 import io
 import multiprocessing
 import re
@@ -308,6 +309,7 @@ def peak_resident(name: str, contender: str, images: int) -> float | None:
     data, settings = made_up_images(images, device), training(network.batch_size, rounds=0)
     if contender == PYRO:
         data = data.float().div_(255)  # a data set like any other, so made before the measurement
+    importlib.import_module("torch._dynamo")  # by a first step, and no part of what a contender holds
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
         before = _resident("VmHWM")
