@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "params.yaml"
 LOCK = Path("data/.checkpoints/stage.lock")
-# Seconds between looks at whether the stage's DVC and folder are there: few, as a file that is written while DVC removes
-# the folder keeps both from going.
+# Seconds between looks at whether the stage's DVC and folder are there: few, as a file that is written while DVC
+# removes the folder stays, and the folder with it.
 POLL = 0.2
 GRACE = 10  # seconds for a stage that was asked to stop to save its state
 PATIENCE = 2 * (POLL + GRACE)  # seconds that a stage waits for another one, which an orphan needs half of to end
