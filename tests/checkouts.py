@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     **{f"GIT_{role}_{key}": "test@example.com" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
     "NO_COLOR": "1",
+    "DVC_NO_ANALYTICS": "1",  # projects that tests make; this one's configuration says so
 }
 
 
