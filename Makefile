@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt uv \
-		&& $(VENV)/bin/python -m uv pip install --quiet --python $(VENV)/bin/python $(PINNED) \
+		&& $(VENV)/bin/python -m uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python $(PINNED) \
 		|| $(VENV)/bin/python -m pip install --quiet $(PINNED)
 	$(VENV)/bin/python -m tools.vega
 	touch $@
@@ -56,7 +56,7 @@ test-newest: RESOLUTION := highest
 test-oldest test-newest: test-%:
 	$(PYTHON) -m venv --clear .venv-$*
 	.venv-$*/bin/python -m pip install --quiet uv
-	.venv-$*/bin/python -m uv pip install --quiet --resolution $(RESOLUTION) \
+	.venv-$*/bin/python -m uv pip install --quiet --compile-bytecode --resolution $(RESOLUTION) \
 		--python .venv-$*/bin/python --editable '.[pipeline,export,graph,notebook,plots,search,sharing,tensorboard,test]'
 	.venv-$*/bin/python -m pytest $(QUICK)
 
