@@ -11,7 +11,7 @@ help:  ## List these targets
 
 setup: $(READY)  ## Make .venv with the pinned packages
 
-# With uv, in a quarter of the time. pip installs what uv cannot, as where only pip's configuration names an index.
+# With uv, in about a third of the time. pip installs what uv cannot, as where only pip's configuration names an index.
 PINNED := --constraint constraints.txt --editable '.[pipeline,export,graph,notebook,plots,search,sharing,tensorboard,test]'
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
