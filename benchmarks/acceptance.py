@@ -69,14 +69,14 @@ def parts(project: Project) -> list[Part]:
     proofs = [
         Part("preparation", 30, project.prepare),
         Part("training", 60, project.train),
-        *([] if project.small else [Part("training again", 60, project.train)]),
+        Part("training again", 60, project.train),
         Part("training interrupted", 80, project.interrupt),
         Part("classify", 30, partial(project.judge, stage="classify")),
         Part("evaluate", 60, partial(project.judge, stage="evaluate")),
         Part("sample", 30, partial(project.judge, stage="sample")),
     ]
     if project.small:
-        return proofs
+        return [*proofs, Part("recorded steps", 40, partial(project.compare_steps, step="recorded"))]
     proofs.append(Part("captured steps", 40, partial(project.compare_steps, step="graph")))
     compiling = Part("compiled steps", 120, partial(project.compare_steps, step="compiled"))
     return [

@@ -100,13 +100,10 @@ def test_two_nodes_train_what_one_process_does_and_dvc_takes_it_over(checkout: P
         for process in start_both(stack, hosts, nodes, "stages.train"):
             _, error = process.communicate(timeout=SECONDS)
             assert (process.returncode, errors(error)) == (0, []), error
-    *commit, reproduce = [shlex.split(line) for line in after]
-    for command in commit:
-        call(checkout, *command)
-    said = call(checkout, *reproduce, "evaluate")
-    assert "Stage 'train' didn't change, skipping" in said
-    assert "Running stage 'evaluate'" in said
-    assert "up to date" in call(checkout, "dvc", "status", "--with-deps", "evaluate")
+    said = [call(checkout, *shlex.split(line)) for line in after]
+    assert "Stage 'train' didn't change, skipping" in said[-1]
+    assert "Running stage 'evaluate'" in said[-1]
+    assert "up to date" in call(checkout, "dvc", "status")
 
     alone = Path(shutil.copytree(checkout, tmp_path / "alone"))
     call(alone, "python", "-m", "stages.train")

@@ -245,9 +245,8 @@ def test_too_little_memory_is_said_as_that(project, monkeypatch, capsys):
 
 @pytest.mark.fault
 def test_after_a_full_disk_nothing_trains_on_half_of_the_splits(project):
-    both = "import runpy; [runpy.run_module(f'stages.{name}', run_name='__main__') for name in ('download', 'prepare')]"
-    both = f"import sys; sys.argv = ['stages']; {both}"
-    assert start(project, "-c", both).communicate(timeout=300)[1] == ""
+    for name in ("download", "prepare"):
+        assert start(project, "-m", f"stages.{name}").communicate(timeout=300)[1] == ""
     assert len(list((project / "data/prepared").iterdir())) == 3
     limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     code = f"{limit}; sys.argv = ['stages']; runpy.run_module('stages.prepare', run_name='__main__')"
