@@ -4,6 +4,7 @@ import copy
 import os
 import random
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,9 @@ def as_split(images, labels=None):
     return Split(images, zeros if labels is None else labels)
 
 
-@pytest.fixture(autouse=True)
+@contextmanager
 def clean_state():
-    """Start each test with the same seeds and an empty parameter store, and undo what it sets globally."""
+    """Start with the same seeds and an empty parameter store, and undo what is set globally."""
     pyro_settings, threads = pyro.settings.get(), torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -74,6 +75,13 @@ def clean_state():
     torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
     torch.utils.deterministic.fill_uninitialized_memory = fills_memory
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+
+@pytest.fixture(autouse=True)
+def clean_test():
+    """Keep each test from the others; fixtures that last longer come before it, and use `clean_state` themselves."""
+    with clean_state():
+        yield
 
 
 @pytest.fixture

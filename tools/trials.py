@@ -5,12 +5,14 @@ import json
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import dvc.api
 import optuna
+import psutil
 import tenacity
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
@@ -157,12 +159,9 @@ class Search:
             start(shares(self.jobs))
 
     def _prune(self, run: Run) -> None:
-        try:
-            # Without --force it would interrupt the worker, too. The training notices, and ends within seconds.
-            call_dvc("queue", "kill", "--force", run.name)
-        except WorkError:
-            return  # it has just ended
-        self._end(run, TrialState.PRUNED, f"pruned after epoch {max(run.epochs)}")
+        assert run.root is not None
+        if end_training(run.root):  # if not, it has just ended
+            self._end(run, TrialState.PRUNED, f"pruned after epoch {max(run.epochs)}")
 
     def _settle(self, run: Run, found: Found | None) -> None:
         run.misses = run.misses + 1 if found is None else 0
@@ -230,6 +229,23 @@ def _found(item: Mapping[str, Any]) -> Found:
     root = (executor.get("local") or {}).get("root")
     metrics = ((revision["data"] or {}).get("metrics") or {}).get(METRICS, {}).get("data") or {}
     return Found(state, revision["rev"], Path(root) if root else None, metrics)
+
+
+def end_training(root: Path) -> bool:
+    """Stop the training in an experiment's folder as a user would, and return whether there was one.
+
+    `dvc queue kill` ends DVC instead, and what the training writes until it notices can keep its folder from removal.
+    """
+    trainings = {}
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        command, folder = process.info["cmdline"] or [], process.info["cwd"]
+        if command[-2:] == ["-m", "stages.train"] and folder and Path(folder).resolve() == root.resolve():
+            trainings[process.pid] = process
+    for process in trainings.values():
+        with suppress(psutil.NoSuchProcess):
+            if process.ppid() not in trainings:  # the first of several processes stops the others
+                process.terminate()
+    return bool(trainings)
 
 
 def open_study(name: str, space: Space) -> optuna.Study:

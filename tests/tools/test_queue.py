@@ -102,7 +102,8 @@ def wait_until_done(folder: Path, *names: str) -> None:
         assert "Failed" not in status
         return "Queued" not in status and "Running" not in status
 
-    wait_for(lambda: found() >= set(names) or not left(folder), 240)
+    # Not the other way round: a run that a worker is just taking from the queue is in neither state.
+    wait_for(lambda: found() >= set(names), 240)
     wait_for(done, 60)
 
 

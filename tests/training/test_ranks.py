@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from tests.conftest import PARAMS, SMALL_MODEL, SMALL_TRAINING, as_split
+from tests.conftest import PARAMS, SMALL_MODEL, SMALL_TRAINING, as_split, clean_state
 from tests.processes import on_ranks
 from vae.device import set_up
 from vae.model import make_model
@@ -93,10 +93,9 @@ def all_cases():
 
 @pytest.fixture(scope="module")
 def single():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield all_cases()
-    torch.set_num_threads(threads)
+    with clean_state():
+        torch.set_num_threads(1)
+        return all_cases()
 
 
 @pytest.fixture(scope="module", params=[2, 4])
