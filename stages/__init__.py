@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "params.yaml"
 LOCK = Path("data/.checkpoints/stage.lock")
-# Seconds between looks at whether the stage's DVC and folder are there: few, as a file that is written while DVC
-# removes the folder stays, and the folder with it.
-POLL = 0.2
+POLL = 0.1  # seconds between looks at whether the stage's DVC and folder are there
 GRACE = 10  # seconds for a stage that was asked to stop to save its state
 PATIENCE = 2 * (POLL + GRACE)  # seconds that a stage waits for another one, which an orphan needs half of to end
 # The stage that writes each file, to name in the message about one that does not fit.
@@ -228,22 +226,26 @@ def alone() -> Iterator[None]:
 def _watched() -> Iterator[None]:
     """End this stage within seconds once the DVC process that started it or its working folder is gone."""
     parents = _parents() if "DVC_STAGE" in os.environ and os.getppid() == _PARENT else (_PARENT,)
+    # DVC removes the folder of a queued experiment once that has ended, however it did. A state that is saved there is
+    # lost, and if it is saved while DVC removes the folder, both stay.
+    grace = 0 if "/.dvc/tmp/exps/" in Path.cwd().as_posix() else GRACE
     ended = threading.Event()
-    threading.Thread(target=_watch, args=(parents, ended), daemon=True).start()
+    threading.Thread(target=_watch, args=(parents, grace, ended), daemon=True).start()
     try:
         yield
     finally:
         ended.set()
 
 
-def _watch(parents: tuple[int, ...], ended: threading.Event) -> None:
+def _watch(parents: tuple[int, ...], grace: float, ended: threading.Event) -> None:
     while not ended.wait(POLL):
         if gone := _what_is_gone(parents):
             if launcher.rank() is None:  # one of several says it once all of them have stopped
                 with suppress(OSError):
                     print(f"error: {gone}; stopping", file=sys.stderr, flush=True)
-            os.kill(os.getpid(), signal.SIGTERM)
-            if not ended.wait(GRACE):
+            if grace:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if not ended.wait(grace):
                 os._exit(128 + signal.SIGTERM)
             return
 
