@@ -277,12 +277,32 @@ def test_a_report_is_refused_where_a_mirror_has_a_password(project):
 # Threads
 
 
+IDLE, SHARED = "cpu 9 0 9 40 9 0 0 0 0 0\n", "cpu 19 0 9 30 9 0 0 0 0 0\n"
+
+
 @pytest.mark.parametrize(
-    ("given", "spin"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
+    ("later", "given", "spin"),
+    [
+        (IDLE, {}, None),
+        (SHARED, {}, "1000"),
+        ("", {}, "1000"),
+        (SHARED, {"GOMP_SPINCOUNT": "5"}, "5"),
+        (SHARED, {"OMP_WAIT_POLICY": "passive"}, None),
+        (SHARED, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, None),
+    ],
 )
-def test_threads_that_wait_spin_briefly_unless_the_user_says_otherwise(project, monkeypatch, given, spin):
+def test_threads_that_wait_spin_briefly_on_shared_cores_unless_the_user_says_otherwise(
+    project, monkeypatch, later, given, spin
+):
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    code = "import os, sys, stages; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    code = f"""
+import os, sys
+from pathlib import Path
+stat = iter(["cpu 9 0 9 20 9 0 0 0 0 0\\n", {later!r}])
+Path.read_text = lambda path: next(stat)
+sys.argv = ["-m"]
+import stages
+print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)
+"""
     assert start(project, "-c", code, environment=given).communicate(timeout=60) == (f"{spin} False\n", "")
