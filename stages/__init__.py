@@ -85,7 +85,7 @@ def _are_cores_shared() -> bool:
         free, total = (now - then for now, then in zip(ticks(), before, strict=True))
     except (OSError, ValueError):
         return True
-    return free < 0.9 * total
+    return free <= 0.9 * total  # also if no time is counted, as in some sandboxes
 
 
 _PARENT = os.getppid()  # read now, as the parent may be gone once everything is imported
@@ -106,8 +106,8 @@ if sys.argv[:1] == ["-m"]:
     # Asks a training to finish after its epoch; before that, and in other stages, it must not kill.
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    # Read when libraries are first imported. Threads that wait spin for milliseconds by OpenMP's default. That saves up
-    # to a quarter of a training step's time, as much as waking them takes; on shared cores it takes time from others.
+    # Read when libraries are first imported. By OpenMP's default, waiting threads spin for milliseconds. On idle cores
+    # a training step is up to a quarter faster than if they had to be woken; on shared ones others lose that time.
     spinning = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
     if not spinning and launcher.rank() is None and _are_cores_shared():  # ranks inherit what their launcher found
         os.environ["GOMP_SPINCOUNT"] = "1000"
@@ -185,6 +185,9 @@ def _fail(status: int, message: str) -> NoReturn:
         if not ranks.may_report():
             sys.exit(status)
         message = f"rank {ranks.rank()}: {message}" if ranks.rank() else message
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) == _end_at_once:  # which would add a second message
+            signal.signal(number, signal.SIG_DFL)
     with suppress(BrokenPipeError):
         print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(status)
