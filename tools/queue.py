@@ -80,7 +80,7 @@ def call_dvc(*arguments: str, **variables: str) -> str:
     """Run a command of DVC with additional variables, and return what it printed.
 
     Raises:
-        WorkError: it failed; DVC's own messages are on the standard error.
+        WorkError: it failed; the message ends with DVC's own.
     """
     command = [sys.executable, "-m", "dvc", *arguments]
     # Files, because workers that it starts hold what they inherit, and the end of a pipe would come with theirs.
@@ -89,9 +89,9 @@ def call_dvc(*arguments: str, **variables: str) -> str:
         status = subprocess.run(command, env=environment() | variables, **streams).returncode
         output.seek(0)
         messages.seek(0)
-        sys.stderr.write(messages.read())
         if status:
-            raise WorkError(f"dvc {' '.join(arguments)}: exit status {status}")
+            raise WorkError(f"dvc {' '.join(arguments)}: exit status {status}\n{messages.read().strip()}")
+        sys.stderr.write(messages.read())
         return output.read()
 
 

@@ -67,6 +67,7 @@ class Run:
 
     trial: optuna.Trial
     root: Path | None = None  # where it trains
+    pruned: bool = False  # its training was told to stop, which DVC has yet to notice
     misses: int = 0
     epochs: set[int] = field(default_factory=set)  # that the pruner knows
 
@@ -74,6 +75,10 @@ class Run:
     def name(self) -> str:
         """The name of the experiment."""
         return self.trial.user_attrs["experiment"]
+
+    def trains(self) -> bool:
+        """Whether there is a folder in which it trains."""
+        return self.root is not None and self.root.exists()
 
     def falls_behind(self, history: str) -> bool:
         """Hand those epochs of a training's history that are new to the pruner, until it wants the trial to end."""
@@ -143,10 +148,11 @@ class Search:
 
     def _look(self) -> None:
         """Prune what trains, and find out what became of the other trials."""
-        unknown = [run for run in self.runs if run.root is None or not run.root.exists()]
-        for run in [run for run in self.runs if run not in unknown]:
-            if run.falls_behind(run.written()):
-                self._prune(run)
+        for run in self.runs:
+            if run.trains() and not run.pruned and run.falls_behind(run.written()):
+                assert run.root is not None
+                run.pruned = end_training(run.root)  # if not, it has just ended
+        unknown = [run for run in self.runs if run.pruned or not run.trains()]
         if not unknown:
             return
         found = experiments(run.trial.user_attrs["baseline"] for run in unknown)
@@ -158,11 +164,6 @@ class Search:
             self.started = time.monotonic()
             start(shares(self.jobs))
 
-    def _prune(self, run: Run) -> None:
-        assert run.root is not None
-        if end_training(run.root):  # if not, it has just ended
-            self._end(run, TrialState.PRUNED, f"pruned after epoch {max(run.epochs)}")
-
     def _settle(self, run: Run, found: Found | None) -> None:
         run.misses = run.misses + 1 if found is None else 0
         if run.misses >= MOST_MISSES:
@@ -171,6 +172,8 @@ class Search:
             return
         elif found.state == "running":
             run.root = found.root
+        elif found.state == "failed" and run.pruned:
+            self._end(run, TrialState.PRUNED, f"pruned after epoch {max(run.epochs)}")
         elif found.state == "failed":
             self._fail(run, f"failed; `dvc queue logs {run.name}` shows why")
         elif "validation_elbo" not in found.metrics:

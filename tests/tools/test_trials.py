@@ -36,6 +36,7 @@ class Stub:
         self.found[name] = Found("queued", "rev", None, {})
 
     def end_training(self, root):
+        """Stop a trial, which DVC notices later."""
         self.calls.append(("end", root.name))
         return self.found[root.name].state == "running"
 
@@ -98,8 +99,11 @@ def test_a_trial_that_falls_behind_is_stopped_and_one_that_does_not_ends_with_it
     stub.train("s-1", [-40, -10, -9.5])
     stub.train("s-2", [-20, -30, -29])
     found._look()
+    assert [run.name for run in found.runs] == ["s-1", "s-2"], "as DVC has yet to clean up after trial 2"
+    stub.end("s-2", "failed")
+    found._look()
     assert [run.name for run in found.runs] == ["s-1"]
-    assert ("end", "s-2") in stub.calls
+    assert [call for call in stub.calls if call[0] == "end"] == [("end", "s-2")]
     states = {trial.user_attrs["experiment"]: trial.state for trial in found.study.trials}
     assert states == {"s-0": TrialState.COMPLETE, "s-1": TrialState.RUNNING, "s-2": TrialState.PRUNED}
     assert found.study.best_trial.intermediate_values == {1: -30, 2: -20, 3: -10}
