@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -76,9 +77,23 @@ def contents(folder: Path, *names: str) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with small settings whose pipeline has run and whose results are committed."""
-    folder = tmp_path_factory.mktemp("pipeline") / "finished"
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A checkout with small settings whose pipeline has run and whose results are committed; only to be read.
+
+    The first test process that needs it makes it for all of them.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent
+    folder = shared / "finished"
+    with FileLock(shared / "finished.lock"):
+        if not folder.exists():
+            _finish(unfinished := shared / f"finished-{worker_id}")
+            unfinished.rename(folder)
+    return folder
+
+
+def _finish(folder: Path) -> None:
     listed = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
     for name in filter(None, listed):
         if (ROOT / name).is_file() and not name.startswith(("metrics/", "dvc.lock")):
@@ -89,7 +104,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(folder, "dvc", "repro")
     call(folder, "git", "add", "--all")
     call(folder, "git", "commit", "--quiet", "--message=Results")
-    return folder
 
 
 @pytest.fixture

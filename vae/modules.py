@@ -1,10 +1,11 @@
 """Load a torch module from a file with its weights and the metadata to rebuild it."""
 
+import math
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -66,8 +67,12 @@ class _Budget(TorchFunctionMode):
         if function in _FACTORIES:
             self._spend(function(*args, **(kwargs | {"device": "meta"})).numel())
         elif len(shapes) > 1:
-            with suppress(RuntimeError):  # if they do not broadcast, the result is no larger than they are
-                self._spend(torch.broadcast_shapes(*shapes).numel())
+            try:
+                # NumPy's function, as torch's own imports SymPy, which takes half a second.
+                elements = math.prod(np.broadcast_shapes(*shapes))
+            except ValueError:  # they do not broadcast: the result is no larger than they are
+                elements = 0
+            self._spend(elements)
         return function(*args, **kwargs)
 
     def _spend(self, elements: int) -> None:

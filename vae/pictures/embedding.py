@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -65,6 +64,8 @@ def embedding_figure(points: pd.DataFrame, classes: Sequence[str], method: str, 
         method: how the two dimensions came about, `tsne` or `pca`.
         caption: the title's second line.
     """
+    import seaborn  # takes a second, which the report, which reads this file's entries, would spend for nothing
+
     name = METHODS[method]
     figure = chart(600, 480, f"{name} of the posterior means of {len(points):,} test images", caption)
     axes = figure.add_subplot(aspect="equal", adjustable="datalim")
@@ -186,8 +187,10 @@ def embedding_thumbnails_figure(
         method: how the two dimensions came about, `tsne` or `pca`.
         caption: the title's second line.
     """
+    from seaborn import color_palette
+
     shown, cells = _thin(points[["x", "y"]].to_numpy())
-    colors = np.array(seaborn.color_palette("colorblind", len(classes)))
+    colors = np.array(color_palette("colorblind", len(classes)))
     framed = _frame(images[shown], colors[[classes.index(label) for label in points["label"].iloc[shown]]])
     rows, columns = cells.max(axis=0) + 1
     cells[:, 0] += max(0, _LEAST_ROWS - rows) // 2
