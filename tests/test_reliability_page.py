@@ -4,6 +4,7 @@ import ast
 import errno
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def _names_fault(tree: ast.AST) -> bool:
     return any(isinstance(node, ast.Attribute) and node.attr == "fault" for node in ast.walk(tree))
 
 
+@cache
 def said() -> str:
     """All texts in the code that messages are made of, and the reasons that the system gives."""
     texts = [os.strerror(number) for number in errno.errorcode]

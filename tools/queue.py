@@ -13,11 +13,8 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from tools.errors import reported
 from tools.run import environment
-from vae.device import threads_each
 from vae.errors import InputError, WorkError
 
 PATIENCE = 60  # seconds for a worker to start, which takes three on an idle machine
@@ -27,12 +24,16 @@ Share = Mapping[str, str]
 
 def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
     count = torch.cuda.device_count()
     return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
 
 
 def shares(jobs: int) -> list[Share]:
     """Each worker's variables: its part of the cores, at most OMP_NUM_THREADS, and one GPU where there are several."""
+    from vae.device import threads_each  # imports torch, which takes seconds that those who only call DVC need not wait
+
     threads, devices = threads_each(jobs), gpus()
     divided = [{"CUDA_VISIBLE_DEVICES": devices[job % len(devices)]} if len(devices) > 1 else {} for job in range(jobs)]
     return [{"OMP_NUM_THREADS": str(threads), **device} for device in divided]

@@ -22,10 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from benchmarks import report
 from tools.errors import reported
 from tools.show import metrics_table
 from vae.errors import InputError
@@ -161,6 +159,10 @@ def code(folder: Path) -> dict[str, str]:
 
 def record(name: str, folder: Path, seconds: float) -> None:
     """Keep a run's metrics, test images, code and machine for the results page, and beside it each image's NLL."""
+    import torch  # takes seconds, for which most runs need not wait
+
+    from benchmarks import report
+
     settings = read_yaml(folder / "params.yaml")
     device = torch.device("cuda" if torch.cuda.is_available() and settings["train"]["device"] != "cpu" else "cpu")
     metrics = [json.loads((folder / f"metrics/{stage}.json").read_text()) for stage in ("train", "evaluate")]

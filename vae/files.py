@@ -14,14 +14,15 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
 
 from vae.errors import DamagedFile, FileError, MissingFile, UnfitFile, memory_reason
+
+if TYPE_CHECKING:  # what reads no tensors need not import torch, which takes seconds
+    from torch import Tensor
 
 _TOKEN = secrets.token_hex(4)  # identifies this process, as process ids are reused
 _LEFTOVER = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})\.tmp")
@@ -158,16 +159,18 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def write_tensors(path: str | Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, Any]) -> None:
     """Write named tensors and JSON-able metadata as one safetensors file."""
+    from safetensors.torch import save
+
     # A single key: the library writes several in an order that changes from run to run.
     header = {"json": json.dumps(metadata, sort_keys=True, allow_nan=False)}
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as file:
-        file.write(safetensors_bytes(contents, header))
+        file.write(save(contents, header))
 
 
-def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """Read a file that `write_tensors` wrote: its tensors on `device`, and its metadata.
 
     On the CPU the tensors are parts of the mapped file: they take no memory that the system cannot take back, and stay

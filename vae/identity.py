@@ -9,8 +9,10 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # torch takes seconds to import
+    import torch
 
 
 def code_identity(path: Path) -> str:
@@ -61,7 +63,11 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return {name: version(name) for name in packages}
 
 
-def machine(device: torch.device) -> str:
+def machine(device: "torch.device") -> str:
     """The type of machine: the GPU's name or CPU, and the processor's architecture."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    kind = "CPU"
+    if device.type == "cuda":
+        import torch
+
+        kind = torch.cuda.get_device_name(device)
     return f"{kind} ({platform.system()}, {platform.machine()})"
