@@ -45,7 +45,7 @@ test: $(READY)  ## Run the tests
 
 QUICK := -m 'not slow' $(PARALLEL)
 
-test-quick: $(READY)  ## Run the tests that need neither DVC nor a browser (about a minute)
+test-quick: $(READY)  ## Run the tests that need neither DVC nor a browser (about five minutes)
 	python -m pytest $(QUICK) $(TESTS)
 
 test-oldest:  ## Run the quick tests with the oldest packages that pyproject.toml names (PYTHON=... chooses the Python)
