@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow
 LIBRARY = {"numpy", "pydantic", "pyro-ppl", "pyyaml", "safetensors", "torch", "tqdm"}
 # torch asks for these itself.
 SHARED = {"filelock", "jinja2"}
+# What handles only settings, metrics and raw data.
+LIGHT = ("stages.download", "tools.run", "tools.seeds", "tools.show", "tools.table", "tools.verify")
 USE = """
 import sys
 sys.modules.update(dict.fromkeys({blocked}))  # None: an import fails
@@ -117,6 +119,10 @@ def test_training_works_without_the_pipelines_packages(make_settings, blocked, d
     done = run_without(blocked, TRAIN, tmp_path)
     assert done.returncode == 0, done.stderr
     assert load(tmp_path / "data/model.safetensors").metadata["epochs"] == 1
+
+
+def test_what_needs_no_tensors_starts_without_torch() -> None:
+    call(ROOT, "python", "-c", f"import {', '.join(LIGHT)}, sys; assert 'torch' not in sys.modules")
 
 
 def test_setup_installs_the_extras_that_the_pipeline_and_its_tests_need() -> None:

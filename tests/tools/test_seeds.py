@@ -88,7 +88,8 @@ def test_seeds_that_fail_are_named_and_do_not_count(project: Path) -> None:
 
 def test_what_cannot_be_queued_is_refused(project: Path) -> None:
     several = "error: train.scale=1,2: 4 experiments for 2 seeds; give each key one value"
-    for assignment, status, message in (("train.scale=1,2", 2, several), ("train.nothing", 1, "exit status 255")):
+    unknown = "exit status 255\nERROR: "  # and what DVC says
+    for assignment, status, message in (("train.scale=1,2", 2, several), ("train.nothing", 1, unknown)):
         done = seeds(project, "2", "-S", assignment)
         assert done.returncode == status
         assert message in done.stderr
