@@ -23,6 +23,13 @@ def test_mutated_files_are_models_or_errors_in_bounded_memory():
 
 
 @pytest.mark.fault
+def test_more_elements_than_torch_can_count_are_refused_before_they_are_asked_for():
+    shapes = [(2**31, 1, 1), (2**31, 1), (2**31,)]
+    tensors = [torch.ones(()).expand(shape) for shape in shapes]
+    with pytest.raises(ValueError, match="its tensors are too few for what its metadata describes"), modules._Budget(1):
+        torch.addcmul(*tensors)
+
+
 @pytest.mark.parametrize(
     ("build", "reason"),
     [

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -67,12 +67,12 @@ class _Budget(TorchFunctionMode):
         if function in _FACTORIES:
             self._spend(function(*args, **(kwargs | {"device": "meta"})).numel())
         elif len(shapes) > 1:
-            try:
-                # NumPy's function, as torch's own imports SymPy, which takes half a second.
-                elements = math.prod(np.broadcast_shapes(*shapes))
-            except ValueError:  # they do not broadcast: the result is no larger than they are
-                elements = 0
-            self._spend(elements)
+            # Not torch.broadcast_shapes, which takes half a second to import SymPy.
+            aligned = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
+            sizes = [set(dimension) - {1} for dimension in aligned]
+            # If they do not broadcast, the result is no larger than they are.
+            if all(len(found) <= 1 for found in sizes):
+                self._spend(math.prod(size for found in sizes for size in found))
         return function(*args, **kwargs)
 
     def _spend(self, elements: int) -> None:
