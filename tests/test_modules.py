@@ -30,6 +30,7 @@ def test_more_elements_than_torch_can_count_are_refused_before_they_are_asked_fo
         torch.addcmul(*tensors)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
