@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,21 +77,33 @@ def contents(folder: Path, *names: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths) if path.is_file()}
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A checkout with small settings whose pipeline has run and whose results are committed; only to be read.
+# Gives the folder of a name, which a function fills that gets its path.
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
-    The first test process that needs it makes it for all of them.
-    """
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
+    """Give a function: a folder that the first test process to ask for it makes for all of them; only to be read."""
     shared = tmp_path_factory.getbasetemp()
     if worker_id != "master":
         shared = shared.parent
-    folder = shared / "finished"
-    with FileLock(shared / "finished.lock"):
-        if not folder.exists():
-            _finish(unfinished := shared / f"finished-{worker_id}")
-            unfinished.rename(folder)
-    return folder
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.exists():
+                (unfinished := shared / f"{name}-{worker_id}").mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(made_once: MadeOnce) -> Path:
+    """A checkout with small settings whose pipeline has run and whose results are committed; only to be read."""
+    return made_once("finished", _finish)
 
 
 def _finish(folder: Path) -> None:

@@ -59,6 +59,12 @@ def test_every_folder_of_the_library_is_a_room():
     assert {path.parent.name for path in VAE.glob("*/__init__.py")} == BELOW.keys() | {"settings"}
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if not path.endswith("__init__.py")])
+def test_every_file_has_its_tests_in_the_same_place(path):
+    inside = Path(path).relative_to("vae")
+    assert (ROOT / "tests" / inside.parent / f"test_{inside.name}").exists()
+
+
 @pytest.mark.parametrize("path", FILES)
 def test_imports_run_one_way(path):
     assert wrong_imports(path, (ROOT / path).read_text()) == []

@@ -65,9 +65,11 @@ def _what_is_wrong(array: np.ndarray, expected: str, sizes: dict[str, int]) -> s
     form, bound, limit = re.fullmatch(r"([\w ]+?)(?: (<=?) (\w+))?", expected).groups()
     dtype, *names = form.split()
     known = len(names) == array.ndim and [sizes.setdefault(*pair) for pair in zip(names, array.shape, strict=True)]
-    if array.dtype != dtype or known != [*array.shape] or not array.size:
+    if array.dtype != dtype or known != [*array.shape]:
         shape = ", ".join(str(sizes.get(name, name)) for name in names)
         return f"{array.dtype} of shape {array.shape}, expected {dtype} of shape ({shape})"
+    if not array.size:
+        return "no values"
     if not np.isfinite(array).all():
         return "values that are not finite"
     if limit:

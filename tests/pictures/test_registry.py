@@ -59,15 +59,6 @@ def test_pictures_are_the_entries_of_all_files_of_the_folder():
     assert [picture.name for picture in PICTURES] == entries != []
 
 
-def test_every_picture_has_its_words_and_a_name_of_its_own():
-    assert len({picture.name for picture in PICTURES}) == len(PICTURES)
-    for picture in PICTURES:
-        assert picture.name.isidentifier()
-        for words in (picture.title, picture.shows, picture.look):
-            assert words.strip() == words != ""
-        assert picture.shows.endswith(".") and picture.look.endswith("."), picture.name
-
-
 @pytest.mark.parametrize(
     ("keys", "left_out"),
     [

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.sources.published import idx
-from tests.stages.test_stages import ROOT, SMALL, change, execute
+from tests.stages.conftest import ROOT, SMALL, change, execute
 
 NAMES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 LEARNING, SHOWING = ("classify", "train", "evaluate", "sample", "embed"), ("plot", "report")

@@ -10,8 +10,7 @@ import torch
 
 from stages import classify, evaluate, sample, train
 from tests.fake_cuda import MadeUp
-from tests.stages import test_stages
-from tests.stages.test_stages import change, contents, execute
+from tests.stages.conftest import change, contents, execute
 from vae.data.images import Split
 from vae.data.splits import write_split
 from vae.evaluation import latent_space
@@ -19,8 +18,6 @@ from vae.evaluation.classifier import Classifier
 from vae.evaluation.uncertainty import Estimate
 from vae.model import make_model
 from vae.settings import load_settings
-
-project = test_stages.project
 
 N = 60
 METADATA = {"dataset": "digits", "binarization": "dynamic", "classes": list("0123456789")}

@@ -9,7 +9,7 @@ import torch
 
 import stages
 from tests.conftest import PARAMS
-from tests.stages.test_stages import SMALL
+from tests.stages.conftest import SMALL
 from tools import checkpoints as tool
 from vae.files import write_tensors
 from vae.training import checkpoints

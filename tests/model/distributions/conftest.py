@@ -1,5 +1,6 @@
 """What the tests of flows, priors and posteriors share: the flows, and what they do to a point."""
 
+import pytest
 import torch
 
 from vae.model.distributions import flows
@@ -49,3 +50,20 @@ def sent(flow, x, context=None):
 # Sums of some hundred float64 terms. A spline puts what lies within 1e-6 of a knot into the bin beside it, and no
 # point here does.
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
+
+
+@pytest.fixture
+def make_flow():
+    """Give a function: a perturbed flow in float64."""
+    # More would bend a spline to slopes of hundreds, whose inverse loses as many digits.
+    sizes = {"spline coupling": 0.1}
+
+    def make(name, dim=4, layers=3, size=None):
+        return perturb(FLOWS[name][0](dim, layers).double(), sizes.get(name, 0.3) if size is None else size)
+
+    return make
+
+
+def shifted(*shape):
+    """Normals around 1."""
+    return NormalVector(torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))

@@ -13,31 +13,12 @@ from tests.model.distributions.conftest import (
     FEATURES,
     FLOWS,
     contexts,
-    perturb,
     sent,
+    shifted,
     transforms_of,
     with_context,
 )
-from tests.training.operations import NoCopies, NoReads
 from vae.model.distributions import flows
-from vae.model.distributions.normal import NormalVector
-
-
-@pytest.fixture
-def make_flow():
-    """Give a function: a perturbed flow in float64."""
-    # More would bend a spline to slopes of hundreds, whose inverse loses as many digits.
-    sizes = {"spline coupling": 0.1}
-
-    def make(name, dim=4, layers=3, size=None):
-        return perturb(FLOWS[name][0](dim, layers).double(), sizes.get(name, 0.3) if size is None else size)
-
-    return make
-
-
-def shifted(*shape):
-    """Normals around 1."""
-    return NormalVector(torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
 
 def sent_back(flow, y, context=None):
@@ -111,28 +92,6 @@ def test_a_coupling_layer_leaves_the_first_half_as_it_is(make_flow, name):
 def test_a_spline_is_the_identity_beyond_6(make_flow):
     flow, x = make_flow("spline coupling", size=1), torch.tensor([[-7.0, 6.5, 100, -6.01]], dtype=torch.float64)
     torch.testing.assert_close(sent(flow, x), x.flip(-1), **EXACT)
-
-
-@pytest.mark.usefixtures("lean")  # validation reads values
-def test_an_iafs_inverse_reads_no_value_on_the_host(make_flow):
-    flow, y, context = make_flow("iaf"), torch.randn(50, 4, dtype=torch.float64), contexts("iaf", 50)
-    made = flow(shifted(50, 4), context)
-    with NoReads(), NoCopies():
-        density = made.log_prob(y)
-    # Pyro's own layers with the same networks; their inverse starts from zeros of float32.
-    chain = [dist.transforms.AffineAutoregressive(transform.arn) for transform in made.transforms[::2]]
-    theirs = [part for layer in chain for part in (layer, flows.Flip())]
-    expected = dist.TransformedDistribution(made.base_dist, theirs).log_prob(y)
-    torch.testing.assert_close(density, expected, rtol=1e-6, atol=1e-5)
-
-
-def test_an_iaf_layer_is_autoregressive(make_flow):
-    flow, x, context = make_flow("iaf", layers=1), torch.randn(4, dtype=torch.float64), contexts("iaf")
-    order = flow.layers[0].nn.permutation
-    slopes = jacobian(lambda x: sent(flow, x, context).flip(-1), x)[order][:, order]
-    assert torch.equal(slopes.triu(1), torch.zeros_like(slopes))
-    assert (slopes.diagonal() > 0).all()
-    assert (slopes.tril(-1) != 0).sum() == 6
 
 
 @pytest.mark.parametrize("name", FLOWS)
