@@ -10,8 +10,8 @@ from vae.training import choices
     ("device", "epochs", "compiler", "expected"),
     [
         ("cpu", 1, "c++", "eager"),
-        ("cpu", 499, "c++", "eager"),
-        ("cpu", 500, "c++", "recorded"),
+        ("cpu", 99, "c++", "eager"),
+        ("cpu", 100, "c++", "recorded"),
         ("cpu", 9_999, "c++", "recorded"),
         ("cpu", 10_000, "c++", "compiled"),
         ("cpu", 10_000, None, "recorded"),

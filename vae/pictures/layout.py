@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
 TITLE_SIZE, CAPTION_SIZE, TEXT_SIZE, NOTE_SIZE = 13, 11, 10, 8  # points
@@ -131,4 +132,5 @@ def text_width(text: str, size: float, weight: str = "normal") -> int:
     if not text:
         return 0
     outline = TextPath((0, 0), text, prop=FontProperties(size=size, weight=weight))
-    return math.ceil(outline.get_extents().width / 72 / UNIT)
+    # Of all points, as glyphs have points where they are widest: extents of curves take ten times as long.
+    return math.ceil(np.ptp(outline.vertices[outline.codes != Path.CLOSEPOLY, 0]) / 72 / UNIT)

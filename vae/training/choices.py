@@ -7,8 +7,8 @@ import torch
 from vae.settings import Train
 from vae.training.gradients import compiler
 
-# Steps from which it pays: recording takes up to a second, compiling up to a minute.
-_RECORDED, _COMPILED = 500, 10_000
+# Steps from which it pays: recording takes a tenth of a second to one, compiling up to a minute.
+_RECORDED, _COMPILED = 100, 10_000
 
 
 def resolved(settings: Train, images: int, device: torch.device) -> Train:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.split_module import split_module
 
 from vae.device import preserved_random_state
@@ -30,6 +29,7 @@ from vae.ranks import Rows
 from vae.settings import Train
 from vae.training.draws import OwnRows
 from vae.training.exchange import Exchange
+from vae.training.recording import record
 
 
 class CannotCompile(Exception):
@@ -212,18 +212,7 @@ def _record(model: VAE, settings: Train, inputs: Inputs) -> GraphModule:
         return [*values, *gradients]
 
     with preserved_random_state(inputs.images.device):
-        graph = make_fx(function)(*inputs.tensors(), *model.parameters())
-    _drop_aliases(graph)
-    return graph
-
-
-def _drop_aliases(graph: GraphModule) -> None:
-    """Remove the operations that only give a tensor another name."""
-    for node in list(graph.graph.nodes):
-        if node.target in (torch.ops.aten.alias.default, torch.ops.aten.detach.default):
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-    graph.recompile()
+        return record(function, *inputs.tensors(), *model.parameters())
 
 
 def _replay(program: Callable[..., Sequence[Tensor]], parameters: list[Tensor]) -> Gradients:

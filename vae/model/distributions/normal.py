@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ class StandardNormalVector(NormalVector):
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of vectors of shape (..., dim), shape (...)."""
         density = _LogStandardNormal.apply(value)
-        return density.expand(torch.broadcast_shapes(density.shape, self.batch_shape))
+        return density.expand(np.broadcast_shapes(density.shape, self.batch_shape))
 
 
 class _Shifted(torch.autograd.Function):
@@ -106,7 +107,7 @@ class _LogStandardNormal(torch.autograd.Function):
 @register_kl(NormalVector, StandardNormalVector)
 def _kl_from_standard_normal(q: NormalVector, p: StandardNormalVector) -> Tensor:
     kl = _KLFromStandardNormal.apply(q.base_dist.loc, q.log_scale, q.base_dist.scale.detach())
-    return kl.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
+    return kl.expand(np.broadcast_shapes(q.batch_shape, p.batch_shape))
 
 
 class _KLFromStandardNormal(torch.autograd.Function):
