@@ -58,6 +58,16 @@ def test_what_changes_a_tensor_in_place_does_so_again():
         assert [tensor.tolist() for tensor in repeated(torch.tensor([[3.0, 1]]))] == [[6, 2], [1], [1]]
 
 
+def test_an_operation_may_give_nothing():
+    def update(x):
+        parts = [torch.zeros(2), torch.ones(2)]
+        torch._foreach_add_(parts, [x, x])
+        return parts
+
+    first, second = record(update, torch.zeros(2))(torch.tensor([3.0, 4]))
+    assert [*first.tolist(), *second.tolist()] == [3, 4, 4, 5]
+
+
 def test_other_tensors_are_part_of_the_record():
     weight, constant = torch.tensor([2.0]), torch.tensor([1.0])
     repeated = record(lambda x: [x * weight + constant, constant], torch.zeros(1))

@@ -74,7 +74,7 @@ class _Recorder(TorchDispatchMode):
         results = operation(*args, **kwargs)
         if isinstance(results, Tensor):
             self.nodes[results] = node
-        else:
+        elif isinstance(results, Sequence):
             for number, result in enumerate(results):
                 if isinstance(result, Tensor):
                     self.nodes[result] = self.graph.call_function(operator.getitem, (node, number))
