@@ -83,7 +83,7 @@ MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
-    """Give a function: a folder that the first test process to ask for it makes for all of them; only to be read."""
+    """Give a function that returns a folder, which the first test process that asks for it makes; only to be read."""
     shared = tmp_path_factory.getbasetemp()
     if worker_id != "master":
         shared = shared.parent
@@ -92,7 +92,9 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeO
         folder = shared / name
         with FileLock(shared / f"{name}.lock"):
             if not folder.exists():
-                (unfinished := shared / f"{name}-{worker_id}").mkdir()
+                unfinished = shared / f"{name}-{worker_id}"
+                shutil.rmtree(unfinished, ignore_errors=True)  # of an attempt that failed
+                unfinished.mkdir()
                 make(unfinished)
                 unfinished.rename(folder)
         return folder

@@ -96,7 +96,7 @@ def test_latents_of_other_images_are_refused(path):
 
 
 @pytest.mark.parametrize("key", artifacts.SAME)
-def test_a_file_of_other_data_is_refused_by_the_first_key_that_differs(key):
+def test_a_file_of_other_data_is_refused_by_the_key_that_differs(key):
     prepared = {"dataset": "digits", "binarization": "dynamic", "classes": ["a", "b"], "image_shape": [1, 8, 8]}
     artifacts.check_same_data("model", prepared | {"epochs": 3}, prepared)
     for found in (prepared | {key: "another"}, {name: value for name, value in prepared.items() if name != key}):

@@ -132,5 +132,5 @@ def text_width(text: str, size: float, weight: str = "normal") -> int:
     if not text:
         return 0
     outline = TextPath((0, 0), text, prop=FontProperties(size=size, weight=weight))
-    # Of all points, as glyphs have points where they are widest: extents of curves take ten times as long.
+    # No control point lies outside a glyph, as it has points where it is widest; its extents take ten times as long.
     return math.ceil(np.ptp(outline.vertices[outline.codes != Path.CLOSEPOLY, 0]) / 72 / UNIT)

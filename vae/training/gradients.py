@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
@@ -211,7 +212,8 @@ def _record(model: VAE, settings: Train, inputs: Inputs) -> GraphModule:
         *values, gradients = _differentiated(loss_of, parameters, inputs.replaced(tensors[:count]))
         return [*values, *gradients]
 
-    with preserved_random_state(inputs.images.device):
+    # Validation would read values.
+    with preserved_random_state(inputs.images.device), pyro.validation_enabled(False):
         return record(function, *inputs.tensors(), *model.parameters())
 
 

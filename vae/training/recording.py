@@ -19,13 +19,14 @@ _OTHER_NAMES = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)  # 
 
 
 def record(function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> GraphModule:
-    """Call a function on `inputs`, and give a module that repeats its operations on other tensors of the same shapes.
+    """Call a function on `inputs`, and give a module that repeats its operations on other tensors like them.
 
-    Random numbers are drawn anew at each call. What else the function reads, such as a module's buffers, is part of the
-    module.
+    They have the same shapes, types and device. Random numbers are drawn anew at each call. What else the function
+    reads, such as a module's buffers, is part of the module. Call it under `torch.no_grad`, as `detach` is left out.
 
     Raises:
-        RuntimeError: the function reads a number from a tensor, as `item` does, on which its operations may depend.
+        RuntimeError: the function reads a number from a tensor, on which its operations may depend. What `tolist` and
+            `numpy` read is not noticed, and stays as it was.
     """
     recorder = _Recorder()
     for number, tensor in enumerate(inputs):
@@ -33,7 +34,6 @@ def record(function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> GraphM
     with recorder:
         outputs = function(*inputs)
     recorder.graph.output([recorder.node(tensor) for tensor in outputs])
-    recorder.graph.eliminate_dead_code()
     return GraphModule(recorder.others, recorder.graph)
 
 
@@ -43,7 +43,7 @@ class _Recorder(TorchDispatchMode):
     Attributes:
         graph: the operations so far.
         nodes: where each tensor that is still in use comes from.
-        others: by name, the tensors that neither were inputs nor came from an operation.
+        others: by name, the tensors that are neither inputs nor results of an operation.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,10 @@ class _Recorder(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if torch.Tag.data_dependent_output in operation.tags:
-            raise RuntimeError(f"{operation} reads a value, so that no record of the operations would hold for others")
+            raise RuntimeError(f"{operation} reads a value, so that a record would not hold for other inputs")
+        if operation is torch.ops.aten.lift_fresh.default:
+            # A constant from Python: each call needs a copy, which it may change in place.
+            operation = torch.ops.aten.lift_fresh_copy.default
         kwargs = kwargs or {}
         if operation in _OTHER_NAMES:
             node = self.node(args[0])

@@ -70,6 +70,7 @@ class StandardNormalVector(NormalVector):
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of vectors of shape (..., dim), shape (...)."""
         density = _LogStandardNormal.apply(value)
+        # Not torch.broadcast_shapes, which takes half a second to import SymPy; nor below.
         return density.expand(np.broadcast_shapes(density.shape, self.batch_shape))
 
 
