@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m tools.vega
 	touch $@
 
-demo: $(READY)  ## Run every stage on scikit-learn's digits in .demo/: no download, no GPU, about a minute
+demo: $(READY)  ## Run every stage on scikit-learn's digits in .demo/: no download, no GPU, a minute or two
 	python -m tools.run demo --folder .demo
 	@echo; echo 'The pictures are in .demo/plots/images:'; ls .demo/plots/images
 

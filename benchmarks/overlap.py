@@ -1,4 +1,4 @@
-"""What it saves that gradients travel while the backward pass goes on; to be run by two or more ranks.
+"""The time saved by sending gradients during the backward pass; to be run by two or more ranks.
 
     torchrun --nproc-per-node 2 -m benchmarks.overlap 784-1024-1024-64 256 recorded
 
@@ -28,7 +28,7 @@ _UNLIMITED = 10**12
 
 
 def make_step(name: str, batch: int, kind: str, part: int) -> Step:
-    """A step of some network whose gradients travel in parts of at least so many numbers; its first is made."""
+    """A step of some network whose gradients travel in parts of at least `part` numbers; its first is made."""
     exchange.PART = part
     pyro.set_rng_seed(0)
     settings = training(batch, rounds=1000).model_copy(update={"step": kind})

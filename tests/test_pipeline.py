@@ -73,6 +73,7 @@ EDITS: dict[str, Callable[[Path], None]] = {
     ),
     "a new setting in the `plot` section": add_plot_setting,
     "a picture's title": lambda folder: rewrite(folder, "vae/pictures/*.py", 'title="', 'title="New: '),
+    "a metric's meaning": lambda folder: rewrite(folder, "vae/evaluation/measures.py", "lower is", "less is"),
     "a comment in the training loop": lambda folder: add(folder, "vae/training/loop.py", "# A comment.\n"),
     "a new prior": add_prior,
     "a mirror, the format of a published file": edit_sources,

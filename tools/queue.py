@@ -64,7 +64,7 @@ def start(of_workers: Sequence[Share]) -> None:
 
 
 def _wait_for(workers: int) -> None:
-    """Wait until so many workers run, or have nothing to do."""
+    """Wait until `workers` workers run, or have nothing to do."""
     deadline = time.monotonic() + PATIENCE
     while True:
         runs, found = status()

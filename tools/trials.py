@@ -311,7 +311,7 @@ def search(name: str, space: Space, trials: int, jobs: int) -> None:
 
 
 def summary(study: optuna.Study) -> str:
-    """A table of the trials that are over, the best first, and how to go on with that one."""
+    """A table of the trials that are over, the best first, and how to continue with that one."""
     # A pruned trial's value is that of its last epoch.
     order = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     trials = sorted(ended(study), key=lambda trial: (order.index(trial.state), -(trial.value or 0)))

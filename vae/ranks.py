@@ -116,7 +116,7 @@ def add_up(values: Tensor) -> Tensor:
 
 
 def start_adding_up(values: Tensor) -> Callable[[], None]:
-    """Start what `add_up` does, which then goes on beside this process's work, and return what waits for its end."""
+    """Start what `add_up` does, which then runs beside this process's work, and return what waits for its end."""
     with _reaching_others():
         sum_of_ranks = dist.all_reduce(values, async_op=True)
 

@@ -6,7 +6,7 @@ from tests.conftest import as_split
 from tests.fake_cuda import MadeUp
 from vae.errors import InputError, WorkError
 from vae.evaluation import classifier as module
-from vae.evaluation.classifier import FEATURES, Classifier, Judgement, accuracy, judge, load, save, train
+from vae.evaluation.classifier import FEATURES, Classifier, Judgment, accuracy, judge, load, save, train
 from vae.files import read_tensors, write_tensors
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -23,15 +23,15 @@ def classify_settings(make_settings):
 
 
 @pytest.fixture
-def labelled(digits):
+def labeled(digits):
     """The digits of scikit-learn with their labels."""
     return as_split(digits, torch.from_numpy(load_digits().target).long())
 
 
 @pytest.fixture
-def first(labelled):
+def first(labeled):
     """The first 100 of them."""
-    return labelled.first(100)
+    return labeled.first(100)
 
 
 @pytest.fixture
@@ -54,11 +54,11 @@ def seen(monkeypatch):
 # --- Training
 
 
-def test_it_learns_the_small_digits(labelled, classify_settings, device):
-    labelled = labelled.to(device)
-    classifier = train(labelled.first(1437), 10, False, classify_settings(epochs=10))
+def test_it_learns_the_small_digits(labeled, classify_settings, device):
+    labeled = labeled.to(device)
+    classifier = train(labeled.first(1437), 10, False, classify_settings(epochs=10))
     # The last fifth has other writers: nearest neighbors get 96 % of it right, guesses 10 %.
-    assert accuracy(judge(classifier, labelled.images[1437:]), labelled.labels[1437:])[0] > 0.93
+    assert accuracy(judge(classifier, labeled.images[1437:]), labeled.labels[1437:])[0] > 0.93
 
 
 def test_it_trains_wholly_on_the_device(first, classify_settings, monkeypatch):
@@ -107,8 +107,8 @@ def test_equal_seeds_make_equal_files_and_other_seeds_others(first, classify_set
 
 
 @pytest.mark.parametrize(("images", "batch_size"), [(1, 1), (2, 1), (3, 2), (5, 8)])
-def test_it_trains_on_batches_of_a_single_image(labelled, classify_settings, images, batch_size):
-    split = labelled.first(images)
+def test_it_trains_on_batches_of_a_single_image(labeled, classify_settings, images, batch_size):
+    split = labeled.first(images)
     classifier = train(split, 10, False, classify_settings(batch_size=batch_size))
     assert judge(classifier, split.images).probabilities.isfinite().all()
 
@@ -124,25 +124,25 @@ def test_weights_that_are_not_finite_are_reported_with_the_rate(first, classify_
 @pytest.mark.parametrize("image_shape", [(1, 28, 28), (1, 8, 8), (3, 5, 13), (1, 1, 1)])
 def test_it_takes_images_of_any_size_and_number_of_channels(image_shape):
     classifier = Classifier(image_shape, classes=7).eval()
-    judgement = judge(classifier, torch.zeros(3, *image_shape, dtype=torch.uint8))
-    assert judgement.features.shape == (3, FEATURES)
-    assert judgement.probabilities.shape == (3, 7)
+    judgment = judge(classifier, torch.zeros(3, *image_shape, dtype=torch.uint8))
+    assert judgment.features.shape == (3, FEATURES)
+    assert judgment.probabilities.shape == (3, 7)
 
 
-def test_a_judgement_is_the_networks_whatever_the_chunks(saved, first, monkeypatch):
+def test_a_judgment_is_the_networks_whatever_the_chunks(saved, first, monkeypatch):
     classifier, _ = saved
     monkeypatch.setattr(module, "_CHUNK", 30)
-    judgement = judge(classifier, first.images)
+    judgment = judge(classifier, first.images)
     images = first.images.float() / 255
     # Batches of another size may be summed up in another order: float32.
-    torch.testing.assert_close(judgement.features, classifier.features(images))
-    torch.testing.assert_close(judgement.probabilities, classifier(images).softmax(1))
-    torch.testing.assert_close(judgement.probabilities.sum(1), torch.ones(100))
+    torch.testing.assert_close(judgment.features, classifier.features(images))
+    torch.testing.assert_close(judgment.probabilities, classifier(images).softmax(1))
+    torch.testing.assert_close(judgment.probabilities.sum(1), torch.ones(100))
 
 
 def test_accuracy_is_the_share_of_labels_that_are_most_probable():
     probabilities = torch.tensor([[0.6, 0.4], [0.3, 0.7], [0.2, 0.8], [0.9, 0.1]])
-    share, error = accuracy(Judgement(torch.zeros(4, 1), probabilities), torch.tensor([0, 1, 0, 0]))
+    share, error = accuracy(Judgment(torch.zeros(4, 1), probabilities), torch.tensor([0, 1, 0, 0]))
     assert (share, error) == pytest.approx((0.75, (0.75 * 0.25 / 4) ** 0.5))
 
 

@@ -64,8 +64,8 @@ def test_tsne_keeps_separate_groups_apart():
 
 def test_pca_projects_on_the_two_leading_singular_vectors():
     points = make_points()
-    centred = points - points.mean(axis=0)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = points - points.mean(axis=0)
+    left, sizes, _ = np.linalg.svd(centered, full_matrices=False)
     # float32 points; the sign of a singular vector is free.
     np.testing.assert_allclose(
         np.abs(embed(points, "pca", perplexity=5, seed=0)), np.abs(left[:, :2] * sizes[:2]), atol=1e-4

@@ -5,7 +5,7 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 
 from vae.evaluation import samples
-from vae.evaluation.classifier import Judgement
+from vae.evaluation.classifier import Judgment
 from vae.evaluation.samples import (
     class_balance,
     confidence,
@@ -164,20 +164,20 @@ def test_coverage_counts_what_lies_in_any_ball_or_on_its_edge():
 @pytest.mark.parametrize("entries", [1, 60, 10**7], ids=["a row at a time", "3 rows at a time", "all at once"])
 def test_coverage_agrees_with_scipys_distances(generator, monkeypatch, entries):
     monkeypatch.setattr(samples, "_CHUNK", entries)
-    centres, points = torch.randn(20, 4, generator=generator), 2 * torch.randn(31, 4, generator=generator)
-    radii = np.sort(cdist(centres, centres), axis=1)[:, 3]
-    expected = (cdist(points, centres) <= radii).any(axis=1)
+    centers, points = torch.randn(20, 4, generator=generator), 2 * torch.randn(31, 4, generator=generator)
+    radii = np.sort(cdist(centers, centers), axis=1)[:, 3]
+    expected = (cdist(points, centers) <= radii).any(axis=1)
     assert 0.1 < expected.mean() < 0.9
-    np.testing.assert_array_equal(coverage(points, estimate_manifold(centres, 3)), expected)
+    np.testing.assert_array_equal(coverage(points, estimate_manifold(centers, 3)), expected)
 
 
-def judgement(features):
-    """A judgement with these features, of two classes that are equally probable."""
-    return Judgement(features, torch.full((len(features), 2), 0.5))
+def judgment(features):
+    """A judgment with these features, of two classes that are equally probable."""
+    return Judgment(features, torch.full((len(features), 2), 0.5))
 
 
 def test_identical_sets_reach_the_best_values(generator):
-    same = judgement(torch.randn(50, 4, generator=generator))
+    same = judgment(torch.randn(50, 4, generator=generator))
     scores = metrics([same] * 3, same, same, 3, 0)
     assert scores["precision"] == scores["recall"] == scores["precision_real"] == scores["recall_real"] == 1
     assert scores["frechet_distance"] == pytest.approx(0, abs=1e-9)
@@ -185,7 +185,7 @@ def test_identical_sets_reach_the_best_values(generator):
 
 def test_disjoint_sets_share_nothing(generator):
     real = torch.randn(50, 4, generator=generator)
-    scores = metrics([judgement(real + 100)], judgement(real), judgement(real), 3, 0)
+    scores = metrics([judgment(real + 100)], judgment(real), judgment(real), 3, 0)
     assert scores["precision"] == scores["recall"] == 0
     # The sets differ in their means alone, by 100 in each of four features.
     assert scores["frechet_distance"] == pytest.approx(40000, rel=1e-5)
@@ -194,15 +194,15 @@ def test_disjoint_sets_share_nothing(generator):
 
 def test_a_model_that_leaves_out_half_of_the_data_has_precision_but_half_the_recall(generator):
     half = torch.rand(50, 4, generator=generator)
-    scores = metrics([judgement(half)], judgement(torch.cat([half, half + 100])), judgement(half + 100), 3, 0)
+    scores = metrics([judgment(half)], judgment(torch.cat([half, half + 100])), judgment(half + 100), 3, 0)
     assert (scores["precision"], scores["recall"]) == (1, 0.5)
     assert (scores["precision_real"], scores["recall_real"]) == (1, 0.5)
 
 
 def test_a_model_that_adds_images_unlike_the_data_has_recall_but_half_the_precision(generator):
     half = torch.rand(50, 4, generator=generator)
-    known = judgement(half)
-    scores = metrics([judgement(torch.cat([half, half + 100]))], known, known, 3, 0)
+    known = judgment(half)
+    scores = metrics([judgment(torch.cat([half, half + 100]))], known, known, 3, 0)
     assert (scores["precision"], scores["recall"]) == (0.5, 1)
 
 
@@ -229,8 +229,8 @@ def test_the_error_of_a_manifold_is_its_spread_over_other_images(generator):
 
 
 def test_errors_cover_the_draws_and_the_images(generator):
-    sets = [judgement(torch.randn(60, 4, generator=generator)) for _ in range(3)]
-    test = judgement(torch.randn(60, 4, generator=generator))
+    sets = [judgment(torch.randn(60, 4, generator=generator)) for _ in range(3)]
+    test = judgment(torch.randn(60, 4, generator=generator))
     scores = metrics(sets, test, test, 3, seed=0)
 
     def expected(values, over_test_images):
@@ -257,7 +257,7 @@ def test_confidence_is_the_largest_probability_averaged_over_images(generator):
     real = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     features = torch.randn(2, 3, generator=generator)
     assert confidence(drawn).tolist() == pytest.approx([0.7, 0.9])
-    scores = metrics([Judgement(features, drawn)], Judgement(features, real), Judgement(features, drawn), 1, 0)
+    scores = metrics([Judgment(features, drawn)], Judgment(features, real), Judgment(features, drawn), 1, 0)
     assert scores["sample_confidence"] == pytest.approx(0.8)
     assert scores["test_confidence"] == pytest.approx(0.75)
     assert scores["class_balance"] == pytest.approx(np.exp(-0.4 * np.log(0.4) - 0.6 * np.log(0.6)) / 2)

@@ -46,7 +46,7 @@ def test_short_memory_changes_no_draw(make_model, digits, let_memory_run_out, ca
     # 20 images of 100 draws, halved thrice; then 50 draws of them, and so on for 20 and for 10 images.
     assert sizes == 2 * ([250] * 8 + [250] * 4) + [250] * 4 + [250] * 2
     assert capsys.readouterr().out.splitlines() == [
-        f"memory is short: decoding {most:,} images at a time" for most in (1000, 500, 250)
+        f"low on memory: decoding {most:,} images at a time" for most in (1000, 500, 250)
     ]
     for expected, actual in zip(plenty, short, strict=True):
         # Products of fewer rows may sum in another order: float32's 6e-8 in some ten terms, of sums of up to 100 nats,

@@ -92,10 +92,10 @@ def test_the_same_seed_gives_the_same_bytes(run, data, changes):
 
 
 def test_a_conditional_model_is_trained_judged_and_shown_with_labels(run, make_model, digits):
-    def labelled(start, stop):
+    def labeled(start, stop):
         return Split(digits[start:stop], torch.arange(stop - start) % 10)
 
-    data = Data(labelled(0, 150), labelled(150, 250), labelled(250, 255), binarize=True)
+    data = Data(labeled(0, 150), labeled(150, 250), labeled(250, 255), binarize=True)
     progress, model = run(data, make_model(condition="label"), epochs=1)
     showcase, labels = pixels(data.showcase.images, binarize=False), data.showcase.labels
     assert torch.equal(progress.snapshots[1], model.reconstruct(showcase, labels))

@@ -33,7 +33,7 @@ def make_splits(raw: dict[str, tuple[np.ndarray, np.ndarray]], settings: Prepare
         raise SettingError(
             "prepare.validation_size",
             f"got {settings.validation_size}, allowed: at most {len(images) - FEWEST}, as the data set has "
-            f"{len(images)} training images, of which the later stages need {FEWEST}",
+            f"{len(images)} training images, of which at least {FEWEST} must remain",
         )
     test_images, test_labels = (torch.from_numpy(array) for array in raw["test"])
 

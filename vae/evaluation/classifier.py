@@ -56,7 +56,7 @@ def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> l
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-class Judgement(NamedTuple):
+class Judgment(NamedTuple):
     """A classifier's output for n images: features (n, FEATURES) and class probabilities (n, classes)."""
 
     features: Tensor
@@ -110,15 +110,15 @@ def _check_finite(classifier: Classifier, losses: Tensor, epoch: int, settings: 
 
 
 @torch.no_grad()
-def judge(classifier: Classifier, images: Tensor) -> Judgement:
+def judge(classifier: Classifier, images: Tensor) -> Judgment:
     """Classify images, uint8 (n, channels, height, width), in bounded memory."""
     features = torch.cat([classifier.features(pixels(part, binarize=False)) for part in images.split(_CHUNK)])
-    return Judgement(features, classifier.head(features).softmax(dim=1))
+    return Judgment(features, classifier.head(features).softmax(dim=1))
 
 
-def accuracy(judgement: Judgement, labels: Tensor) -> tuple[float, float]:
+def accuracy(judgment: Judgment, labels: Tensor) -> tuple[float, float]:
     """The share of images whose most probable class is their label, int64 (n,), and its binomial standard error."""
-    share = (judgement.probabilities.argmax(dim=1) == labels).double().mean().item()
+    share = (judgment.probabilities.argmax(dim=1) == labels).double().mean().item()
     return share, math.sqrt(share * (1 - share) / len(labels))
 
 

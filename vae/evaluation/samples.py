@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vae import ranks
-from vae.evaluation.classifier import Judgement
+from vae.evaluation.classifier import Judgment
 from vae.evaluation.uncertainty import Estimate, flat, over_draws, over_images, ratio
 from vae.model import VAE
 from vae.seeds import derive
@@ -48,7 +48,7 @@ def generate(model: VAE, n: int, seed: int, number: int = 0) -> Tensor:
 
 
 def metrics(
-    sets: Sequence[Judgement], test: Judgement, training: Judgement, neighbors: int, seed: int
+    sets: Sequence[Judgment], test: Judgment, training: Judgment, neighbors: int, seed: int
 ) -> dict[str, float]:
     """Compare sets of samples with test images; keys with `_real` compare training images with them, as a reference.
 

@@ -38,7 +38,7 @@ class _InSlices(nn.Module):
         rows = latents.shape[:-1].numel()
         while (decoded := self._attempt(latents, rows)) is None:
             self.most = min(self.most or rows, rows) // 2
-            print(f"memory is short: decoding {self.most:,} images at a time", flush=True)
+            print(f"low on memory: decoding {self.most:,} images at a time", flush=True)
         return decoded
 
     def _attempt(self, latents: Tensor, rows: int) -> Tensor | None:

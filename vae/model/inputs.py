@@ -61,6 +61,12 @@ def check_labels(labels: Tensor | None, classes: int, shape: torch.Size, like: T
         raise ValueError(f"labels: got values from {low} to {high}, expected from 0 to {classes - 1}")
 
 
+def check_count(n: int) -> None:
+    """Raise ValueError unless there is at least one draw."""
+    if n < 1:
+        raise ValueError(f"n: got {n}, expected at least 1")
+
+
 def _check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {_kind(tensor)}, expected a torch.Tensor")

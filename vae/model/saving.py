@@ -55,7 +55,7 @@ def load_trained(path: str | Path, prepared: Mapping[str, Any], device: str = "c
     """Load a model that must have been trained on images with the metadata `prepared`.
 
     Raises:
-        InputError: as `load` does, or the model was trained on other images, or its file says nothing of its training.
+        InputError: as `load` does, or the model was trained on other images or its file does not describe that.
     """
     model = load(path, device)
     if missing := [key for key, kind in _TRAINING.items() if not isinstance(model.metadata.get(key), kind)]:

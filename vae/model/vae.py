@@ -12,7 +12,7 @@ from vae.device import seeded
 from vae.model.distributions.likelihoods import LIKELIHOODS
 from vae.model.distributions.posteriors import POSTERIORS, center
 from vae.model.distributions.priors import PRIORS
-from vae.model.inputs import check_images, check_labels, check_latents
+from vae.model.inputs import check_count, check_images, check_labels, check_latents
 from vae.model.networks import make_decoder, make_encoder
 from vae.settings import Model
 
@@ -161,8 +161,7 @@ class VAE(nn.Module):
 
     def draw_prior(self, n: int, seed: int, labels: Tensor | None = None) -> tuple[Tensor, dist.Distribution]:
         """Draw n latents from the prior, shape (n, latent_dim), and return p(x | z, y) for each as well."""
-        if n < 1:
-            raise ValueError(f"n: got {n}, expected at least 1")
+        check_count(n)
         check_labels(labels, self.classes, torch.Size([n]), self._weight, values=False)
         images = torch.empty(n, *self.image_shape, device=self._weight.device)
         with seeded(seed, images.device):
@@ -171,8 +170,7 @@ class VAE(nn.Module):
 
     def draw_posterior(self, images: Tensor, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """Draw n latents from each image's posterior; shape (n, images, latent_dim)."""
-        if n < 1:
-            raise ValueError(f"n: got {n}, expected at least 1")
+        check_count(n)
         self._check(images, labels, values=False)
         with seeded(seed, images.device), pyro.plate("draws", n, dim=-2):
             return self._joined(poutine.trace(self.guide).get_trace(images, labels))

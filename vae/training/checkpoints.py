@@ -125,7 +125,7 @@ def conditions(folder: Path) -> dict[str, Any] | None:
 def others(scratch: Path, parts: Mapping[str, Any]) -> dict[Path, str]:
     """Why the states in the other folders cannot be used: what differs between their runs and the one with `parts`.
 
-    Such as "it was made with different settings (train.learning_rate) and threads (1, here 2)".
+    Such as "it was made with different settings (train.learning_rate) and device (cuda, here cpu)".
     """
     beside = sorted(path for path in scratch.glob("*") if path != place(scratch, parts))
     return {path: _difference(path, parts) for path in beside if _has_state(path)}

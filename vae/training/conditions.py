@@ -48,7 +48,7 @@ def taken_over(folder: Path, settings: Train, images: int, device: torch.device)
 
 
 def as_begun(settings: Train, images: int, device: torch.device, before: Mapping[str, Any]) -> Train:
-    """Set the number of threads, and return settings, so that a run goes on as it was begun under `before`.
+    """Set the number of threads, and return settings, so that a run continues as it was begun under `before`.
 
     With another number of processes the number of threads stays: sums are split in other ways already.
     """
@@ -68,7 +68,7 @@ def as_begun(settings: Train, images: int, device: torch.device, before: Mapping
 
 
 def say_what_differs(before: Mapping[str, Any], default: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Print what is computed as in the interrupted run although it would be otherwise here, and what cannot be."""
+    """Print which conditions are those of the interrupted run instead of the usual ones here, and which cannot be."""
     if taken := [f"{name} {now[name]} (here {default[name]})" for name in default if now.get(name) != default[name]]:
         print(f"resuming as the run was begun: {', '.join(taken)}", flush=True)
     if different := checkpoints.differences(before, now):

@@ -48,7 +48,7 @@ def check_same_on_ranks(identity: dict[str, Any]) -> None:
 
 
 def provenance(identity: Mapping[str, Any], conditions: Mapping[str, Any]) -> dict[str, str]:
-    """What a model's file says about the training that made it: code, machine, versions and, of several, processes."""
+    """What a model's file says about the training that made it: code, machine, versions and, if several, processes."""
     compiler = {"compiler": conditions["compiler"]} if "compiler" in conditions else {}
     several = {"processes": str(conditions["processes"])} if conditions["processes"] > 1 else {}
     code = checkpoints.digest(identity["code"])

@@ -73,8 +73,8 @@ def test_a_bernoulli_stays_finite_where_the_probability_underflows():
 @pytest.mark.parametrize("name", ["bernoulli", "relaxed_bernoulli"])
 def test_gray_pixels_give_the_cross_entropy(name):
     logits, x = torch.randn(5, 1, 2, 3), torch.rand(5, 1, 2, 3)
-    grey, probabilities = x.double().numpy(), special.expit(logits.double().numpy())
-    expected = (grey * np.log(probabilities) + (1 - grey) * np.log1p(-probabilities)).sum(axis=(-3, -2, -1))
+    gray, probabilities = x.double().numpy(), special.expit(logits.double().numpy())
+    expected = (gray * np.log(probabilities) + (1 - gray) * np.log1p(-probabilities)).sum(axis=(-3, -2, -1))
     np.testing.assert_allclose(LIKELIHOODS[name]()(logits).log_prob(x), expected, **TOLERANCE)
 
 
