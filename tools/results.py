@@ -102,8 +102,8 @@ record.)
 DEPARTURES_INTRODUCTION = """\
 ## Departures from the papers' protocols
 
-The numbers in the column "departures" are those of this list, which the files in `experiments/` state. What authors do
-is what their released code does, or for Xu et al. 2019 what is known of it at second hand.
+The numbers in the column "departures" are those of this list, which the files in `experiments/` state. "Authors" means
+their released code or, for Xu et al. 2019, secondhand reports of it.
 """
 ORDER_INTRODUCTION = """\
 ## Expected order at equal, short budgets
