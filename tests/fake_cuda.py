@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 SCALARS = {"__bool__": bool, "__int__": int, "__float__": float, "__index__": int}
-# Indexing in torch 2.9 asks the driver for the device, whatever the tensor.
+# Indexing and copying in torch 2.9 ask the driver for the device, whatever the tensor.
 NEEDS_DRIVER = not hasattr(torch._C, "_ensureCUDADeviceGuardSet")
 
 
@@ -23,6 +23,8 @@ class MadeUp(TorchFunctionMode):
             return self._read(name, *args)
         if name == "__getitem__" and NEEDS_DRIVER and not _has_values(args[0]):
             return self._index(*args)
+        if name == "copy_" and NEEDS_DRIVER and not _has_values(args[0]):
+            return args[0]
         return function(*args, **(kwargs or {}))
 
     @staticmethod
