@@ -6,22 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from stages import download
+from tests.stages.conftest import ROOT, change
 from vae.settings import load_settings
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A folder with a copy of params.yaml and nothing else, as the working folder."""
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -31,12 +21,6 @@ def offline():
         unheard.bind(("127.0.0.1", 0))
         proxy = f"http://127.0.0.1:{unheard.getsockname()[1]}"
         yield {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": ""}
-
-
-def set_download(**values):
-    settings = yaml.safe_load(Path("params.yaml").read_text())
-    settings["download"].update(values)
-    Path("params.yaml").write_text(yaml.safe_dump(settings))
 
 
 def run_stage(**environment):
@@ -51,7 +35,7 @@ def run_stage(**environment):
 
 
 def test_digits_need_no_network(project, offline):
-    set_download(dataset="digits")
+    change(download={"dataset": "digits"})
     finished = run_stage(**offline)
     assert finished.returncode == 0, finished.stderr
     assert [path.name for path in Path("data/raw").iterdir()] == ["digits.npz"]
@@ -76,7 +60,7 @@ def test_wrong_files_everywhere_are_one_message_and_status_1(project, offline):
 
 
 def test_an_invalid_setting_is_one_message_and_status_2(project):
-    set_download(dataset="minst")
+    change(download={"dataset": "minst"})
     finished = run_stage()
     assert finished.returncode == 2
     assert finished.stderr == (
